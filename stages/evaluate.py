@@ -1,0 +1,105 @@
+"""Stage `evaluate`: base against tuned model on test documents that neither has trained on, and samples of both."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+from transformers import GPT2LMHeadModel
+
+from stages.lib import cli, devices, files, models, params, sampling, scoring, tokens
+from stages.lib.packing import Document, documents_of
+
+TEST = Path("data/tokens/test.arrow")
+MODELS = {"base": Path("model/base"), "tuned": Path("model/finetuned")}
+FIGURES = Path("logs/evaluate.json")
+SAMPLES = Path("logs/samples.jsonl")
+PROMPT_TOKENS = 12  # of a held-out document, given to the models as its opening
+
+
+def main() -> None:
+    """Write `logs/evaluate.json` and `logs/samples.jsonl`."""
+    settings = params.load().evaluate
+    devices.keep_freed_memory()
+    device = devices.choose()
+    tokenizer = tokens.load_tokenizer(MODELS["base"])
+    loaded = {name: models.load(folder).to(device) for name, folder in MODELS.items()}
+    context = loaded["base"].config.n_positions
+    if settings.stride >= context:
+        raise cli.UserError(
+            f"params.yaml: evaluate.stride is {settings.stride}, but must be below the base model's context, {context}"
+        )
+    totals = {name: _score(name, model, tokenizer, settings.stride) for name, model in loaded.items()}
+    test = totals["base"]
+    figures = {
+        "documents": test.documents,
+        "bytes": test.size,
+        "tokens": test.tokens,
+        **{name: _figures(total) for name, total in totals.items()},
+    }
+    samples = [_sample(loaded, tokenizer, prompt, settings) for prompt in _prompts(tokenizer, settings)]
+    files.write_text(SAMPLES, "".join(map(files.to_json_line, samples)))
+    files.write_json(FIGURES, figures)
+    _summary(figures)
+
+
+def _test_documents(tokenizer: Tokenizer) -> Iterator[Document]:
+    return documents_of(tokens.read_rows(TEST), tokens.boundary_id(tokenizer))
+
+
+def _score(name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int) -> scoring.Total:
+    documents = cli.progress(_test_documents(tokenizer), f"evaluate {name}", "documents")
+    return scoring.total(scoring.score_documents(model, documents, stride))
+
+
+def _figures(total: scoring.Total) -> dict[str, float | None]:
+    return {
+        "nats": total.nats if total.documents else None,
+        "bits_per_byte": total.bits_per_byte,
+        "perplexity": total.perplexity,
+        "end_of_text_nats": total.end_of_text_nats if total.documents else None,
+    }
+
+
+def _prompts(tokenizer: Tokenizer, settings: params.Evaluate) -> list[dict[str, Any]]:
+    """The prompts of params.yaml, then openings of test documents, evenly spaced, with the line each comes from."""
+    prompts: list[dict[str, Any]] = [{"prompt": prompt, "line": None, "original": None} for prompt in settings.prompts]
+    documents = sorted(_test_documents(tokenizer), key=lambda document: document.line)
+    count = min(settings.held_out_prompts, len(documents))
+    for index in np.linspace(0, len(documents) - 1, count, dtype=int) if count else []:
+        document = documents[index]
+        text = tokenizer.decode(document.ids[1:-1].tolist(), skip_special_tokens=False)
+        opening = tokenizer.decode(document.ids[1 : 1 + min(PROMPT_TOKENS, tokens.text_tokens(document))].tolist())
+        opening = opening.rstrip(sampling.BROKEN)
+        prompts.append({"prompt": opening, "line": document.line, "original": text[len(opening) :]})
+    return prompts
+
+
+def _sample(
+    loaded: dict[str, GPT2LMHeadModel], tokenizer: Tokenizer, prompt: dict[str, Any], settings: params.Evaluate
+) -> dict[str, Any]:
+    """The prompt with what each model makes of it."""
+    drawn = sampling.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
+    sample = dict(prompt)
+    for name, model in loaded.items():
+        continuation = sampling.continue_text(model, tokenizer, prompt["prompt"], drawn, settings.seed)
+        sample[name] = {"text": continuation.text, "ended": continuation.ended}
+    return sample
+
+
+def _summary(figures: dict[str, Any]) -> None:
+    if not figures["documents"]:
+        cli.say("evaluate: no test documents: base and tuned model cannot be compared. A larger corpus has some")
+        return
+    base, tuned = figures["base"]["bits_per_byte"], figures["tuned"]["bits_per_byte"]
+    cli.say(f"evaluate: {figures['documents']} test documents, {figures['bytes']} bytes, {figures['tokens']} tokens")
+    cli.say(f"  bits per byte: base {base:.4f}, tuned {tuned:.4f} ({tuned / base - 1:+.1%})")
+    perplexity = {name: figures[name]["perplexity"] for name in MODELS}
+    cli.say(f"  perplexity a token: base {perplexity['base']:.2f}, tuned {perplexity['tuned']:.2f}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,157 @@
+"""GPT-2 models on disk and in memory.
+
+In memory the weights are float32 whatever they were stored in, attention is the fused kernel, dropout is off unless
+asked for, and `gelu_new` is replaced by `gelu_pytorch_tanh`, the same function in one operation. None of this is
+written back: a saved model carries the configuration it came with.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from huggingface_hub import ModelCard
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers.utils import logging
+
+from stages.lib import files
+from stages.lib.cli import UserError
+from stages.lib.tokens import BOUNDARY, load_tokenizer
+
+# What is read from a folder or from the Hub. Weights by these names only: pickles can run code when they are read.
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*.safetensors",
+    "model.safetensors.index.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "vocab.json",
+    "merges.txt",
+)
+_FUSED = {"gelu_new": "gelu_pytorch_tanh"}
+
+
+def load(folder: str | Path, dropout: float = 0.0) -> GPT2LMHeadModel:
+    """The GPT-2 in `folder`, float32, on the CPU, in evaluation mode.
+
+    `dropout` is the share of units dropped in training mode, everywhere GPT-2 has dropout. Raises UserError when the
+    folder holds no model.
+    """
+    if not (Path(folder) / "model.safetensors").exists():
+        raise UserError(f"{folder} holds no model yet: run dvc repro")
+    config = at_work(GPT2Config.from_pretrained(folder), dropout)
+    return _ready(_read(folder, config)[0])
+
+
+def create(config: GPT2Config) -> GPT2LMHeadModel:
+    """A GPT-2 of this shape with fresh weights, drawn from torch's global generator."""
+    return _ready(GPT2LMHeadModel(at_work(config)))
+
+
+def at_work(config: GPT2Config, dropout: float = 0.0) -> GPT2Config:
+    """Set what differs between a configuration on disk and the same model at work; changes `config` itself."""
+    config.activation_function = _FUSED.get(config.activation_function, config.activation_function)
+    config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = dropout
+    config._attn_implementation = "sdpa"
+    return config
+
+
+def _ready(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
+    # GPT-2 leaves this unset, and the Trainer then counts one label too many per row (transformers 5.18).
+    model.loss_type = "ForCausalLM"
+    return model.eval()
+
+
+def _read(folder: str | Path, config: GPT2Config) -> tuple[GPT2LMHeadModel, dict]:
+    with quiet():
+        return GPT2LMHeadModel.from_pretrained(
+            folder, config=config, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+
+
+def normalise(source: str | Path, name: str, folder: Path) -> None:
+    """Write the GPT-2 in `source` to `folder` in the one form the pipeline reads.
+
+    That is: config.json, generation_config.json, model.safetensors in float32, tokenizer.json and
+    tokenizer_config.json, with `<|endoftext|>` as the token that opens and ends a text. `name` is what the user calls
+    the model. Raises UserError when it is no GPT-2, has no safetensors, lacks weights, or lacks `<|endoftext|>`.
+    """
+    source = Path(source)
+    if not (source / "config.json").exists():
+        raise UserError(f"{name} has no config.json: it must be a Hugging Face model folder")
+    kind = files.read_json(source / "config.json").get("model_type")
+    if kind != "gpt2":
+        raise UserError(f"{name} is a model of type {kind}: only GPT-2 models (model_type gpt2) can be tuned here")
+    if not any(source.glob("*.safetensors")):
+        raise UserError(f"{name} has no *.safetensors: convert its weights first; pickles are never read")
+    config = GPT2Config.from_pretrained(source)
+    try:
+        model, loading = _read(source, config)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{name}: its weights cannot be read ({error})") from None
+    absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
+    if absent:
+        raise UserError(f"{name}: its weights do not fit its config.json; missing or of another shape: {absent[0]}")
+    with quiet():
+        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise UserError(f"{name}: its tokenizer has {tokenizer.get_vocab_size()} tokens, its model {config.vocab_size}")
+    boundary = tokenizer.token_to_id(BOUNDARY)
+    for settings in (model.config, model.generation_config):
+        settings.bos_token_id = settings.eos_token_id = boundary
+    save(model, folder)
+
+
+def provenance(source: str | Path) -> dict[str, str]:
+    """The SHA-256 of every file that `normalise` reads, by name."""
+    found = sorted(path for pattern in FILES for path in Path(source).glob(pattern))
+    return {path.name: files.sha256(path) for path in found}
+
+
+def licence(source: str | Path) -> str | None:
+    """The licence that the folder's model card (README.md) states, if any."""
+    card = Path(source) / "README.md"
+    return ModelCard.load(card).data.license if card.exists() else None
+
+
+def save(model: GPT2LMHeadModel, folder: str | Path) -> None:
+    """Write configuration and weights to `folder`, as safetensors."""
+    with quiet():
+        model.save_pretrained(folder)
+
+
+def save_tuned(model: GPT2LMHeadModel, base: str | Path, folder: str | Path) -> None:
+    """Write the weights of `model` to `folder` as float32 safetensors, beside configuration and tokenizer of `base`.
+
+    The result is an ordinary Hugging Face folder, the same bytes for the same weights.
+    """
+    with files.new_folder(folder) as partial:
+        save(model, partial)
+        for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copyfile(Path(base) / name, partial / name)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keep transformers' own progress bars and notices off the terminal."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
+
+
+def parameters(model: GPT2LMHeadModel) -> int:
+    """How many numbers training can change; the tied embedding and output matrix count once."""
+    return sum(parameter.numel() for parameter in model.parameters())

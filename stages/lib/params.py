@@ -1,0 +1,168 @@
+"""The settings in params.yaml, read through one typed schema.
+
+The file is YAML 1.2, as DVC writes it: there `5e-05` is a number, which PyYAML would read as text. The whole file is
+checked whichever stage reads it, so a mistake anywhere stops the first stage that runs.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from stages.lib.cli import UserError
+
+PATH = Path("params.yaml")
+_TYPES = ("constrained-float", "constrained-str", "literal['auto']", "function-after[_hub_name(), str]")
+
+
+def _inside(path: str) -> str:
+    if Path(path).is_absolute() or ".." in Path(path).parts:
+        raise ValueError("but must be a path inside the repository, relative to its top")
+    return path
+
+
+def _hub_name(name: str) -> str:
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+        raise ValueError("but must be owner/name, such as openai-community/gpt2")
+    return name
+
+
+Inside = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
+Positive = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Section(BaseModel):
+    """A section of the file: no key but the known ones, no silent conversion of types."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class Corpus(Section):
+    """Where the user's texts are."""
+
+    path: Inside
+    text_field: Annotated[str, Field(min_length=1)]
+
+
+class Base(Section):
+    """The model to start from."""
+
+    folder: Inside
+    hub: Annotated[str, AfterValidator(_hub_name)] | None
+    revision: Annotated[str, Field(min_length=1)] | None
+
+
+class Validate(Section):
+    """How the corpus is checked and divided."""
+
+    on_error: Literal["fail", "skip"]
+    validation_fraction: Share
+    test_fraction: Share
+    split_seed: Seed
+
+    @model_validator(mode="after")
+    def _leave_some_to_train(self) -> Validate:
+        if self.validation_fraction + self.test_fraction >= 1:
+            raise ValueError("validation_fraction + test_fraction must be below 1, to leave something to train on")
+        return self
+
+
+class Tokenize(Section):
+    """How documents become rows of tokens."""
+
+    max_length: Annotated[int, Field(ge=8)]
+
+
+class Train(Section):
+    """How the model is trained."""
+
+    epochs: Positive
+    batch_size: Positive
+    gradient_accumulation_steps: Positive
+    learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
+    scheduler: Literal["cosine", "linear", "constant"]
+    warmup_fraction: Share
+    weight_decay: Annotated[float, Field(ge=0)]
+    max_grad_norm: Annotated[float, Field(ge=0)]
+    dropout: Share
+    keep: Literal["best", "last"]
+    save_steps: Positive
+    save_total_limit: Positive
+    logging_steps: Positive
+    seed: Seed
+    deterministic: bool
+
+
+class Evaluate(Section):
+    """How base and tuned model are compared."""
+
+    stride: Positive
+    prompts: list[Annotated[str, Field(min_length=1)]]
+    held_out_prompts: Annotated[int, Field(ge=0)]
+    new_tokens: Positive
+    temperature: Annotated[float, Field(gt=0)]
+    top_p: Annotated[float, Field(gt=0, le=1)]
+    seed: Seed
+
+
+class Report(Section):
+    """What the report says about itself."""
+
+    title: Annotated[str, Field(min_length=1)]
+
+
+class Params(Section):
+    """The whole file."""
+
+    corpus: Corpus
+    base: Base
+    validate_: Annotated[Validate, Field(alias="validate")]  # BaseModel has a method `validate`
+    tokenize: Tokenize
+    train: Train
+    evaluate: Evaluate
+    report: Report
+
+
+def load(path: str | Path = PATH) -> Params:
+    """Read and check the settings. Raises UserError: one line with the key, what was given and what is allowed."""
+    try:
+        content = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not there: run this in the top folder of the repository") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f", line {mark.line + 1}" if mark else ""
+        problem = str(getattr(error, "problem", error)).split("\n")[0]
+        raise UserError(f"{path}{where}: {problem}") from None
+    try:
+        return Params.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error)}") from None
+
+
+def _explain(error: ValidationError) -> str:
+    # A key that may hold one of several types yields an error for each: gather them under the key.
+    problems: dict[str, list[str]] = {}
+    for one in error.errors():
+        key = ".".join(str(part) for part in one["loc"] if part not in _TYPES)
+        if one["type"] == "extra_forbidden":
+            problem = "is no known key"
+        elif one["type"] == "missing":
+            problem = "is missing"
+        else:
+            given = "" if isinstance(one["input"], dict) else f"is {one['input']!r}, "
+            problem = given + one["msg"].removeprefix("Value error, ").replace("Input should be", "but must be")
+        problems.setdefault(key, []).append(problem)
+    return "; ".join(f"{key} {_join(found)}" for key, found in problems.items())
+
+
+def _join(found: list[str]) -> str:
+    first, *rest = found
+    return first + "".join(" or " + other.rpartition("must be ")[2] for other in rest)

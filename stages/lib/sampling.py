@@ -1,0 +1,97 @@
+"""Text from a model: a prompt continued token by token, the same text for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from tokenizers import Tokenizer
+from tokenizers.decoders import DecodeStream
+from transformers import GenerationConfig, GPT2LMHeadModel
+
+from stages.lib.cli import UserError
+from stages.lib.tokens import boundary_id
+
+BROKEN = "\N{REPLACEMENT CHARACTER}"  # what is decoded from a part of a character
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How the next token is drawn. `temperature` 0 takes the likeliest one; `top_k` 0 leaves all in play."""
+
+    new_tokens: int
+    temperature: float = 0.8
+    top_p: float = 0.95
+    top_k: int = 0
+    repetition_penalty: float = 1.0
+
+
+@dataclass(frozen=True)
+class Continuation:
+    """What a model wrote after a prompt, and whether it ended the text by itself."""
+
+    text: str
+    ended: bool
+
+
+class _Stream:
+    """Hands a text on as it grows, whole characters only, however many tokens a character takes."""
+
+    def __init__(self, tokenizer: Tokenizer, write: Callable[[str], None]) -> None:
+        self._tokenizer, self._write = tokenizer, write
+        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._prompt_seen = False
+
+    def put(self, ids: torch.Tensor) -> None:
+        if not self._prompt_seen:  # generate() begins with the prompt
+            self._prompt_seen = True
+            return
+        for token in ids.tolist():
+            if piece := self._decoder.step(self._tokenizer, token):
+                self._write(piece)
+
+    def end(self) -> None:
+        """Called once after the last token; what is left then is part of a character."""
+
+
+def continue_text(
+    model: GPT2LMHeadModel,
+    tokenizer: Tokenizer,
+    prompt: str,
+    sampling: Sampling,
+    seed: int,
+    write: Callable[[str], None] | None = None,
+) -> Continuation:
+    """Continue `prompt` as the opening of a document, until the model ends it or `new_tokens` are written.
+
+    `write` is given each piece of text as it comes. An empty prompt lets the model begin by itself. Raises UserError
+    when the prompt leaves no room in the model's context.
+    """
+    boundary = boundary_id(tokenizer)
+    ids = [boundary, *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    room = model.config.n_positions - len(ids)
+    if room < 1:
+        raise UserError(f"the prompt has {len(ids) - 1} tokens, the model sees {model.config.n_positions - 2} at most")
+    chosen = GenerationConfig(
+        max_new_tokens=min(sampling.new_tokens, room),
+        do_sample=sampling.temperature > 0,
+        repetition_penalty=sampling.repetition_penalty,
+        eos_token_id=boundary,
+        pad_token_id=boundary,
+        **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k})
+        if sampling.temperature > 0
+        else {},
+    )
+    torch.manual_seed(seed)
+    prompt_ids = torch.tensor([ids], device=model.device)
+    streamer = _Stream(tokenizer, write) if write else None
+    with torch.no_grad():
+        written = model.generate(
+            prompt_ids,
+            attention_mask=torch.ones_like(prompt_ids),
+            generation_config=chosen,
+            streamer=streamer,
+        )[0, len(ids) :].tolist()
+    ended = written[-1] == boundary
+    return Continuation(tokenizer.decode(written, skip_special_tokens=True).rstrip(BROKEN), ended)

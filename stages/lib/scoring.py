@@ -1,0 +1,164 @@
+"""One scorer for everything: training's loss, validation during training, and the final evaluation.
+
+All of them rest on `next_token_nats`. A document is scored by itself, after an initial `<|endoftext|>`; one longer
+than the model's context is read in overlapping windows, each token scored once. Nats are added up in float64.
+
+Bits per byte = nats of the document's own tokens / (ln 2 x UTF-8 bytes of its text). The closing `<|endoftext|>` is
+not in it and stands apart. The figure compares models with different tokenizers, which perplexity does not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from stages.lib.packing import Document
+from stages.lib.tokens import text_tokens
+
+IGNORE = -100  # the label of a position that predicts nothing
+_BUFFER = 256  # documents that are sorted by length together, so that batches need little padding
+
+
+def next_token_nats(
+    model: PreTrainedModel, input_ids: torch.Tensor, position_ids: torch.Tensor, labels: torch.Tensor
+) -> torch.Tensor:
+    """The negative log-likelihood of each label given the tokens before it, in nats.
+
+    All three inputs have the shape [rows, length]. `labels` equals `input_ids` where the token is to be predicted and
+    `IGNORE` elsewhere; the first column is never predicted. Position ids that start again at 0 keep the documents of
+    a row apart. Returns float32, shape [rows, length - 1], 0 where the label is `IGNORE`.
+    """
+    # No attention mask and no cache: with either, transformers 5.18 lets packed documents see each other.
+    logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits[:, :-1]
+    nats = cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none")
+    return nats.view(labels.shape[0], -1)
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a model gives one document: nats over its own tokens, and over the closing `<|endoftext|>`."""
+
+    line: int
+    size: int  # UTF-8 bytes of the text
+    tokens: int  # the document's own, without <|endoftext|>
+    nats: float
+    end_of_text_nats: float
+
+
+@dataclass(frozen=True)
+class Total:
+    """Scores added up over documents."""
+
+    documents: int
+    size: int
+    tokens: int
+    nats: float
+    end_of_text_nats: float
+
+    @property
+    def bits_per_byte(self) -> float | None:
+        """None without documents."""
+        return self.nats / (math.log(2) * self.size) if self.size else None
+
+    @property
+    def perplexity(self) -> float | None:
+        """exp(nats per token); None without documents."""
+        return math.exp(self.nats / self.tokens) if self.tokens else None
+
+
+def total(scores: Iterable[Score]) -> Total:
+    """Add scores up, exactly rounded, so that the order of the documents does not matter."""
+    scores = list(scores)
+    return Total(
+        documents=len(scores),
+        size=sum(score.size for score in scores),
+        tokens=sum(score.tokens for score in scores),
+        nats=math.fsum(score.nats for score in scores),
+        end_of_text_nats=math.fsum(score.end_of_text_nats for score in scores),
+    )
+
+
+@dataclass(frozen=True)
+class _Window:
+    document: int  # its place in the buffer
+    ids: np.ndarray
+    first: int  # index in `ids` of the first token that no earlier window has scored
+
+
+def _windows(document: int, ids: np.ndarray, context: int, stride: int) -> Iterator[_Window]:
+    scored = 1  # tokens of `ids` that need no score any more; the opening <|endoftext|> never needs one
+    for start in range(0, len(ids), stride):
+        window = ids[start : start + context]
+        yield _Window(document, window, scored - start)
+        scored = start + len(window)
+        if scored == len(ids):
+            return
+
+
+@torch.no_grad()
+def score_documents(
+    model: PreTrainedModel, documents: Iterable[Document], stride: int | None = None, batch_tokens: int = 8192
+) -> Iterator[Score]:
+    """Yield the score of each document, in order.
+
+    `stride`: by how many tokens the window moves on over a document longer than the context; each token then has at
+    least context - stride tokens before it. Half the context by default. `batch_tokens`: tokens, padding included,
+    that go through the model at once. The model is scored in evaluation mode and handed back in the mode it was in.
+    """
+    context = model.config.n_positions
+    stride = stride or context // 2
+    if not 0 < stride < context:
+        raise ValueError(f"stride {stride} must be at least 1 and below the model's context of {context} tokens")
+    training = model.training
+    model.eval()
+    try:
+        documents = iter(documents)
+        while buffer := list(islice(documents, _BUFFER)):
+            yield from _score_buffer(model, buffer, context, stride, batch_tokens)
+    finally:
+        model.train(training)
+
+
+def _score_buffer(
+    model: PreTrainedModel, buffer: list[Document], context: int, stride: int, batch_tokens: int
+) -> Iterator[Score]:
+    nats = np.zeros(len(buffer))
+    end_of_text_nats = np.zeros(len(buffer))
+    windows = [w for place, document in enumerate(buffer) for w in _windows(place, document.ids, context, stride)]
+    windows.sort(key=lambda window: -len(window.ids))
+    at = 0
+    while at < len(windows):
+        batch = windows[at : at + max(1, batch_tokens // len(windows[at].ids))]
+        at += len(batch)
+        for window, row in zip(batch, _score_batch(model, batch), strict=True):
+            ends = window.ids[-1] == buffer[window.document].ids[-1]
+            nats[window.document] += row[:-1].sum() if ends else row.sum()
+            if ends:
+                end_of_text_nats[window.document] = row[-1]
+    for place, document in enumerate(buffer):
+        yield Score(
+            document.line, document.size, text_tokens(document), float(nats[place]), float(end_of_text_nats[place])
+        )
+
+
+def _score_batch(model: PreTrainedModel, batch: list[_Window]) -> list[np.ndarray]:
+    """The nats (float64) of each window's tokens from `first` on."""
+    # Padding stands at the end, where causal attention keeps it out of sight of every real token.
+    length = len(batch[0].ids)
+    input_ids = torch.zeros(len(batch), length, dtype=torch.long)
+    labels = torch.full((len(batch), length), IGNORE)
+    for row, window in enumerate(batch):
+        ids = torch.from_numpy(window.ids.astype(np.int64))
+        input_ids[row, : len(ids)] = ids
+        labels[row, window.first : len(ids)] = ids[window.first :]
+    positions = torch.arange(length).expand_as(input_ids)
+    inputs = (tensor.to(model.device) for tensor in (input_ids, positions, labels))
+    nats = next_token_nats(model, *inputs).double().cpu().numpy()
+    return [nats[row, window.first - 1 : len(window.ids) - 1] for row, window in enumerate(batch)]

@@ -1,0 +1,104 @@
+"""Token ids: the tokenizer of the base model, and the rows of tokens on disk.
+
+Tokenization runs on the `tokenizers` library, the engine under Hugging Face's fast tokenizers, without torch. Text
+that looks like a special token stays text: only the pipeline itself writes `<|endoftext|>`.
+
+Rows stand in one Arrow stream file a split, which `datasets.Dataset.from_file` and `pyarrow` open and memory-map. The
+columns of a row: `input_ids`, its tokens; and for each segment in it one entry in `lengths` (tokens), `lines` (the
+document's line in the corpus) and `sizes` (the document's UTF-8 bytes; 0 when the row holds its continuation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from tokenizers import Tokenizer
+
+from stages.lib.cli import UserError
+from stages.lib.packing import Document, Row, Segment
+
+BOUNDARY = "<|endoftext|>"  # opens and closes every document
+SCHEMA = pa.schema(
+    [
+        ("input_ids", pa.list_(pa.int32())),
+        ("lengths", pa.list_(pa.int32())),
+        ("lines", pa.list_(pa.int64())),
+        ("sizes", pa.list_(pa.int64())),
+    ]
+)
+BATCH = 1000  # rows in one Arrow record batch
+
+
+def load_tokenizer(folder: str | Path) -> Tokenizer:
+    """The tokenizer of a model folder, set so that no text can turn into a special token. Raises UserError."""
+    path = Path(folder) / "tokenizer.json"
+    if not path.exists():
+        raise UserError(f"{path} is not there: run dvc repro, which makes it")
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.encode_special_tokens = True
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    boundary_id(tokenizer)
+    return tokenizer
+
+
+def boundary_id(tokenizer: Tokenizer) -> int:
+    """The id of `<|endoftext|>`. Raises UserError when the vocabulary has none."""
+    found = tokenizer.token_to_id(BOUNDARY)
+    if found is None:
+        raise UserError(f"the base model's vocabulary has no {BOUNDARY}: choose a GPT-2 model that has it")
+    return found
+
+
+def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
+    """Each text as E d1 ... dn E, int32, where E is `<|endoftext|>`."""
+    boundary = boundary_id(tokenizer)
+    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
+    return [np.array([boundary, *encoding.ids, boundary], dtype=np.int32) for encoding in encodings]
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> tuple[int, int, int]:
+    """Write packed rows; return how many rows, segments and tokens went into the file."""
+    totals = np.zeros(3, dtype=np.int64)
+    batch: list[Row] = []
+    with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
+        for row in rows:
+            batch.append(row)
+            totals += 1, len(row), sum(len(segment.ids) for segment in row)
+            if len(batch) == BATCH:
+                writer.write_batch(_record_batch(batch))
+                batch.clear()
+        if batch:
+            writer.write_batch(_record_batch(batch))
+    count, segments, tokens = totals.tolist()
+    return count, segments, tokens
+
+
+def _record_batch(rows: list[Row]) -> pa.RecordBatch:
+    columns = [
+        [np.concatenate([segment.ids for segment in row]) for row in rows],
+        [[len(segment.ids) for segment in row] for row in rows],
+        [[segment.line for segment in row] for row in rows],
+        [[segment.size for segment in row] for row in rows],
+    ]
+    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+
+
+def read_rows(path: Path) -> Iterator[Row]:
+    """Yield the rows of a file that `write_rows` wrote, in order, holding one record batch at a time."""
+    with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
+        for batch in reader:
+            for index in range(batch.num_rows):
+                ids, lengths, lines, sizes = (column[index].values.to_numpy() for column in batch.columns)
+                parts = np.split(ids, np.cumsum(lengths)[:-1])
+                segments = zip(lines.tolist(), parts, sizes.tolist(), strict=True)
+                yield [Segment(line, part, size) for line, part, size in segments]
+
+
+def text_tokens(document: Document) -> int:
+    """How many tokens the document's own text has, without the `<|endoftext|>` at either end."""
+    return len(document.ids) - 2

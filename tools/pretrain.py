@@ -1,0 +1,254 @@
+"""Pretrain a small GPT-2 from scratch: the tool that made model/embedded.
+
+    python -m tools.pretrain --corpus russian.jsonl:2 english.jsonl:4 --output model/embedded
+
+Reads any JSON Lines files (`{"text": "..."}`), learns a byte-level BPE vocabulary from them, packs them into rows as
+the pipeline does, and trains with Muon on the matrices inside the blocks and AdamW on everything else. The learning
+rate rises over the first steps and then falls in a straight line to zero. `FILE:N` goes over a file N times.
+
+Vocabulary, rows and the state of training stand in the folder OUTPUT.work; after a kill the same command goes on from
+there. The model is stored as bfloat16 safetensors, half the size of float32.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from datasets import concatenate_datasets
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tqdm import tqdm
+from transformers import GPT2Config, GPT2TokenizerFast
+
+from stages.lib import batches, cli, corpus, devices, files, packing, scoring, tokens
+from stages.lib import models as gpt2
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus file and how many times training goes over it."""
+
+    path: Path
+    passes: int
+
+    @classmethod
+    def parse(cls, text: str) -> Source:
+        """From `FILE` or `FILE:N`."""
+        path, _, passes = text.rpartition(":")
+        return cls(Path(path), int(passes)) if path and passes.isdigit() else cls(Path(text), 1)
+
+    def texts(self) -> Iterator[tuple[int, str]]:
+        """Yield line number and text of each document; a line without one is named and left out."""
+        for number, line in corpus.read_lines(self.path):
+            try:
+                text = corpus.parse_line(line, "text")
+            except corpus.BadLine as error:
+                cli.say(f"left out: {self.path}, line {number}: {error}")
+                continue
+            if text is not None:
+                yield number, text
+
+
+def train_tokenizer(sources: list[Source], size: int) -> Tokenizer:
+    """A byte-level BPE tokenizer of GPT-2's kind with `size` entries, each file weighing as often as it is read."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=[tokens.BOUNDARY],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (text for source in sources for _ in range(source.passes) for _, text in source.texts())
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def documents(source: Source, tokenizer: Tokenizer, chunk: int = 1000) -> Iterator[packing.Document]:
+    """Yield the documents of a file as token ids."""
+    waiting: list[tuple[int, str]] = []
+
+    def flush() -> Iterator[packing.Document]:
+        for (line, text), ids in zip(waiting, tokens.encode(tokenizer, [text for _, text in waiting]), strict=True):
+            yield packing.Document(line, ids, len(text.encode("utf-8")))
+        waiting.clear()
+
+    for item in source.texts():
+        waiting.append(item)
+        if len(waiting) == chunk:
+            yield from flush()
+    yield from flush()
+
+
+def prepare(sources: list[Source], work: Path, vocabulary: int, context: int) -> Tokenizer:
+    """Learn the vocabulary and pack each file into `work`, unless an earlier run of the same command did."""
+    if not (work / "tokenizer.json").exists():
+        cli.say(f"learning a vocabulary of {vocabulary} entries")
+        with files.new_file(work / "tokenizer.json") as partial:
+            train_tokenizer(sources, vocabulary).save(str(partial))
+    tokenizer = tokens.load_tokenizer(work)
+    for index, source in enumerate(sources):
+        path = work / f"{index}.arrow"
+        if not path.exists():
+            with files.new_file(path) as partial:
+                rows, _, count = tokens.write_rows(partial, packing.pack(documents(source, tokenizer), context))
+            cli.say(f"{source.path}: {count} tokens in {rows} rows of {context}, read {source.passes} times")
+    return tokenizer
+
+
+def optimizers(model: torch.nn.Module, matrix_rate: float, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the blocks, AdamW for embeddings, biases and layer norms."""
+    blocks = list(model.transformer.h.parameters())
+    matrices = [parameter for parameter in blocks if parameter.ndim == 2]
+    chosen = {id(parameter) for parameter in matrices}
+    others = [parameter for parameter in model.parameters() if id(parameter) not in chosen]
+    made = [
+        torch.optim.Muon(matrices, lr=matrix_rate, weight_decay=0.1, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+    ]
+    for optimizer in made:
+        for group in optimizer.param_groups:
+            group["peak"] = group["lr"]
+    return made
+
+
+def schedule(step: int, steps: int, warmup: int) -> float:
+    """The share of the peak learning rate at a step: up over `warmup` steps, then straight down to zero."""
+    return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
+
+
+def train(args: argparse.Namespace, sources: list[Source], work: Path, boundary: int) -> torch.nn.Module:
+    """Train from the state in `work`, or from the start, until every pass is done."""
+    torch.manual_seed(args.seed)
+    config = GPT2Config(
+        vocab_size=args.vocabulary,
+        n_positions=args.context,
+        n_embd=args.width,
+        n_layer=args.layers,
+        n_head=args.heads,
+        bos_token_id=boundary,
+        eos_token_id=boundary,
+    )
+    model = gpt2.create(config).to(devices.choose()).train()
+    passes = [index for index, source in enumerate(sources) for _ in range(source.passes)]
+    rows = concatenate_datasets([batches.open_rows(work, str(index)) for index in passes])
+    order = np.random.default_rng(args.seed).permutation(len(rows))
+    steps = len(order) // args.batch_rows
+    made = optimizers(model, args.matrix_rate, args.rate)
+    state_file, start, seen, trained = work / "state.pt", 0, 0, 0.0
+    if state_file.exists():
+        state = torch.load(state_file)
+        start, seen, trained = state["step"], state["tokens"], state["seconds"]
+        model.load_state_dict(state["model"])
+        for optimizer, saved in zip(made, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        cli.say(f"goes on from step {start} of {steps}")
+    cli.say(f"{gpt2.parameters(model) / 1e6:.2f} M parameters, {steps} steps of {args.batch_rows} rows")
+    began = saved_at = time.monotonic()
+    nats_sum = count_sum = 0.0
+    for step in tqdm(range(start, steps), initial=start, total=steps, disable=None):
+        chosen = order[step * args.batch_rows : (step + 1) * args.batch_rows]
+        batch = batches.collate([rows[int(index)] for index in chosen])
+        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
+        predicted = int((batch["labels"] != scoring.IGNORE).sum())
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=args.bfloat16):
+            loss = scoring.next_token_nats(model, **batch).sum() / predicted
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for optimizer in made:
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * schedule(step, steps, args.warmup)
+            optimizer.step()
+            optimizer.zero_grad()
+        seen += predicted
+        nats_sum, count_sum = nats_sum + loss.item() * predicted, count_sum + predicted
+        now = time.monotonic()
+        if (step + 1) % 100 == 0 or step + 1 == steps:
+            rate = seen / (trained + now - began)
+            cli.say(f"step {step + 1}/{steps}: {nats_sum / count_sum:.4f} nats a token, {rate:.0f} tokens/s")
+            nats_sum = count_sum = 0.0
+        if now - saved_at > args.save_seconds or step + 1 == steps:
+            with files.new_file(state_file) as partial:
+                state = {"step": step + 1, "tokens": seen, "seconds": trained + now - began}
+                state |= {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in made]}
+                torch.save(state, partial)
+            saved_at = now
+    return model.eval()
+
+
+def save(model: torch.nn.Module, work: Path, output: Path) -> None:
+    """Write the model as an ordinary Hugging Face folder, weights in bfloat16, beside what else is in `output`."""
+    reference = GPT2Config(**{name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id")})
+    tokenizer = GPT2TokenizerFast(
+        tokenizer_object=Tokenizer.from_file(str(work / "tokenizer.json")),
+        bos_token=tokens.BOUNDARY,
+        eos_token=tokens.BOUNDARY,
+        unk_token=tokens.BOUNDARY,
+        model_max_length=model.config.n_positions,
+    )
+    model.config.activation_function = reference.activation_function
+    output.mkdir(parents=True, exist_ok=True)
+    model.to(torch.bfloat16).save_pretrained(output)
+    tokenizer.save_pretrained(output)
+
+
+def evaluate(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, limit: int) -> float:
+    """Bits per byte over `limit` documents of a file, evenly spaced."""
+    everything = list(documents(Source(path, 1), tokenizer))
+    places = np.linspace(0, len(everything) - 1, min(limit, len(everything)), dtype=int)
+    return scoring.total(scoring.score_documents(model, [everything[place] for place in places])).bits_per_byte
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--corpus", nargs="+", required=True, metavar="FILE[:N]", help="JSON Lines; N passes over it")
+    parser.add_argument("--evaluate", nargs="*", default=[], metavar="FILE", help="JSON Lines to measure at the end")
+    parser.add_argument("--documents", type=int, default=120, help="of each such file, evenly spaced (default 120)")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--vocabulary", type=int, default=8192, help="entries (default 8192)")
+    parser.add_argument("--layers", type=int, default=4)
+    parser.add_argument("--width", type=int, default=256)
+    parser.add_argument("--heads", type=int, default=4)
+    parser.add_argument("--context", type=int, default=512, help="tokens the model can see (default 512)")
+    parser.add_argument("--batch-rows", type=int, default=8, help="rows of `context` tokens a step (default 8)")
+    parser.add_argument("--matrix-rate", type=float, default=6e-3, help="peak learning rate of Muon (default 6e-3)")
+    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW (default 3e-3)")
+    parser.add_argument("--warmup", type=int, default=100, help="steps (default 100)")
+    parser.add_argument("--bfloat16", action="store_true", help="faster on GPUs, and on CPUs with AVX512-BF16 or AMX")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--save-seconds", type=float, default=300, help="time between two saves (default 300)")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """Make the model, store it, and measure what was stored."""
+    args = arguments()
+    devices.keep_freed_memory()
+    sources = [Source.parse(text) for text in args.corpus]
+    work = args.output.with_name(args.output.name + ".work")
+    work.mkdir(parents=True, exist_ok=True)
+    command = work / "command.json"
+    free_to_change = ("save_seconds", "evaluate", "documents")
+    given = {name: str(value) for name, value in vars(args).items() if name not in free_to_change}
+    if command.exists() and json.loads(command.read_text()) != given:
+        raise cli.UserError(f"{work} belongs to another command: delete it, or give another --output")
+    files.write_json(command, given)
+    tokenizer = prepare(sources, work, args.vocabulary, args.context)
+    save(train(args, sources, work, tokens.boundary_id(tokenizer)), work, args.output)
+    stored = gpt2.load(args.output)
+    for name in args.evaluate:
+        figure = evaluate(stored, tokens.load_tokenizer(args.output), Path(name), args.documents)
+        cli.say(f"{name}: {figure:.4f} bits per byte")
+
+
+if __name__ == "__main__":
+    cli.run(main)
