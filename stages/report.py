@@ -70,7 +70,7 @@ def _curves(train: list[dict[str, str]], validation: list[dict[str, str]], figur
     axes.grid(alpha=0.3)
     axes.legend(frameon=False)
     buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     svg = buffer.getvalue()
     return svg[svg.index("<svg") :]
 

@@ -1,0 +1,1 @@
+"""Tools that are no stage of the pipeline."""

@@ -142,14 +142,15 @@ def save_tuned(model: GPT2LMHeadModel, base: str | Path, folder: str | Path) -> 
 @contextmanager
 def quiet() -> Iterator[None]:
     """Keep transformers' own progress bars and notices off the terminal."""
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
+        if bars:
+            logging.enable_progress_bar()
 
 
 def parameters(model: GPT2LMHeadModel) -> int:

@@ -1,0 +1,192 @@
+"""What the tests share: a tiny GPT-2, a tiny corpus, and copies of the project to run the real commands in."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HOME = Path(__file__).resolve().parent.parent
+
+TEXTS = [
+    "Утром над рекой стоял туман, и паром гудел, как большая корова.",
+    "— Дед, а рыба спит?\n— Спит, пока ты её не спросишь.",
+    "The kettle sang before anyone had asked it to, and nobody minded.",
+    "Кот смотрел на снег так, будто платил за него сам.",
+    "Зимой почтальон ходил медленнее, зато письма успевали обдумать.",
+]
+
+
+def environment(**more: str) -> dict[str, str]:
+    """The environment of a command a user types: nothing of the test run's own, no network, no progress bars."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "HF_", "GIT_"))}
+    bin_folder = str(Path(sys.executable).parent)
+    return kept | {
+        "PATH": bin_folder + os.pathsep + kept.get("PATH", ""),
+        "HF_ENDPOINT": "http://127.0.0.1:9",  # nobody listens there: what asks the Hub unbidden fails
+        "GIT_AUTHOR_NAME": "Tester",
+        "GIT_AUTHOR_EMAIL": "tester@example.invalid",
+        "GIT_COMMITTER_NAME": "Tester",
+        "GIT_COMMITTER_EMAIL": "tester@example.invalid",
+        "PYTHONDONTWRITEBYTECODE": "1",
+        **more,
+    }
+
+
+class Project:
+    """A copy of the project in a folder of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, name: str) -> Path:
+        return self.folder / name
+
+    def json(self, name: str):
+        return json.loads(self.path(name).read_text(encoding="utf-8"))
+
+    def write_corpus(self, texts: list[str]) -> None:
+        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
+        self.path("data/my_corpus.jsonl").write_text("".join(lines), encoding="utf-8")
+
+    def set(self, **changes: str) -> None:
+        """Change settings, given as `section__key="value as YAML"`, keeping every other line as it is."""
+        path = self.path("params.yaml")
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        for name, value in changes.items():
+            section, key = name.split("__")
+            start = lines.index(f"{section}:\n")
+            at = next(i for i in range(start + 1, len(lines)) if lines[i].startswith(f"  {key}:"))
+            lines[at] = f"  {key}: {value}\n"
+        path.write_text("".join(lines), encoding="utf-8")
+
+    def start(self, *command: str, **env: str) -> subprocess.Popen:
+        return subprocess.Popen(
+            self._words(command),
+            cwd=self.folder,
+            env=environment(**env),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def run(self, *command: str, stdin: str = "", timeout: float = 600, **env: str) -> subprocess.CompletedProcess:
+        """Run a command the way a user does; `python` and `dvc` are those of this environment."""
+        return subprocess.run(
+            self._words(command),
+            cwd=self.folder,
+            env=environment(**env),
+            input=stdin,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def ok(self, *command: str, **more) -> str:
+        """Run a command that must succeed; return what it printed on standard output."""
+        result = self.run(*command, **more)
+        assert result.returncode == 0, f"{' '.join(command)}:\n{result.stdout}\n{result.stderr}"
+        return result.stdout
+
+    def fails(self, *command: str, **more) -> str:
+        """Run a command that must fail without a traceback; return what it printed on standard error."""
+        result = self.run(*command, **more)
+        assert result.returncode != 0, f"{' '.join(command)} succeeded:\n{result.stdout}"
+        assert "Traceback" not in result.stdout + result.stderr, result.stderr
+        return result.stderr
+
+    @staticmethod
+    def _words(command: tuple[str, ...]) -> list[str]:
+        if command[0] == "python":
+            return [sys.executable, *command[1:]]
+        if command[0] == "dvc":
+            return [sys.executable, "-m", "dvc", *command[1:]]
+        return list(command)
+
+    def commit(self, message: str = "as it is") -> None:
+        self.ok("git", "add", "-A")
+        self.ok("git", "commit", "-q", "--allow-empty", "-m", message)
+
+
+def copy_project(folder: Path) -> Project:
+    """The project's files as git sees them, uncommitted changes included, as a repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=HOME,
+        capture_output=True,
+        check=True,
+    )
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (HOME / name).exists():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(HOME / name, folder / name)
+    project = Project(folder)
+    project.ok("git", "init", "-q", "-b", "main")
+    return project
+
+
+def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: str = "float32") -> None:
+    """A GPT-2 so small that everything about it is quick: random weights, a vocabulary of its own."""
+    import torch
+    from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
+
+    from stages.lib import tokens
+    from tools import pretrain
+
+    class Given(pretrain.Source):
+        def texts(self):
+            return iter(enumerate(texts, 1))
+
+    tokenizer = pretrain.train_tokenizer([Given(Path("given"), 1)], 320)
+    boundary = tokenizer.token_to_id(tokens.BOUNDARY)
+    torch.manual_seed(0)
+    # initializer_range 0.2 instead of 0.02: random weights whose predictions differ from token to token.
+    config = GPT2Config(
+        vocab_size=320,
+        n_positions=context,
+        n_embd=32,
+        n_layer=2,
+        n_head=2,
+        initializer_range=0.2,
+        bos_token_id=boundary,
+        eos_token_id=boundary,
+    )
+    GPT2LMHeadModel(config).to(getattr(torch, dtype)).save_pretrained(folder)
+    GPT2TokenizerFast(tokenizer_object=tokenizer, bos_token=tokens.BOUNDARY, eos_token=tokens.BOUNDARY).save_pretrained(
+        folder
+    )
+
+
+def many_texts(count: int = 60) -> list[str]:
+    """A corpus of `count` different short documents."""
+    return [f"{TEXTS[i % len(TEXTS)]} Случай {i * 7919 % 1000}." for i in range(count)]
+
+
+@pytest.fixture(scope="session")
+def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    make_base(folder)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path: Path, tiny_base: Path) -> Project:
+    """The project with a tiny base and a tiny corpus instead of those it ships, committed."""
+    made = copy_project(tmp_path / "project")
+    shutil.rmtree(made.path("model/embedded"), ignore_errors=True)
+    shutil.copytree(tiny_base, made.path("model/embedded"))
+    made.write_corpus(many_texts())
+    made.set(tokenize__max_length="48", evaluate__stride="32", evaluate__new_tokens="12")
+    made.path("dvc.lock").unlink(missing_ok=True)
+    shutil.rmtree(made.path("logs"))
+    made.path("logs").mkdir()
+    shutil.copy2(HOME / "logs/.gitignore", made.path("logs/.gitignore"))
+    made.commit()
+    return made

@@ -1,0 +1,399 @@
+"""The pipeline as users run it: the real commands, on a tiny base and a tiny corpus."""
+
+import ast
+import json
+import math
+import re
+import shutil
+import signal
+from pathlib import Path
+
+import pytest
+from conftest import HOME, Project, copy_project, many_texts
+from ruamel.yaml import YAML
+
+from stages.lib import files
+
+STAGES = ("base", "validate", "tokenize", "train", "evaluate", "report")
+OUTPUTS = (
+    "model/base",
+    "data/validated",
+    "data/rejected.jsonl",
+    "logs/validate.json",
+    "data/tokens",
+    "logs/tokenize.json",
+    "model/finetuned",
+    "logs/train.json",
+    "logs/train_loss.tsv",
+    "logs/validation.tsv",
+    "logs/evaluate.json",
+    "logs/samples.jsonl",
+    "logs/report.html",
+    "model/MODEL_CARD.md",
+)
+
+
+def hashes(project):
+    return {name: files.sha256_of_tree(project.path(name)) for name in OUTPUTS}
+
+
+def ran(output):
+    """The stages that a `dvc` command ran, from what it printed."""
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory, tiny_base) -> Project:
+    """A tiny project after `dvc repro`, committed. Tests copy it before they change anything."""
+    folder = tmp_path_factory.mktemp("reproduced") / "project"
+    made = Project(folder)
+    tiny_project(folder, tiny_base)
+    made.ok("dvc", "repro")
+    made.commit("results")
+    return made
+
+
+def tiny_project(folder, tiny_base):
+    made = copy_project(folder)
+    shutil.rmtree(made.path("model/embedded"), ignore_errors=True)
+    shutil.copytree(tiny_base, made.path("model/embedded"))
+    made.write_corpus(many_texts())
+    made.set(tokenize__max_length="48", evaluate__stride="32", evaluate__new_tokens="12", train__learning_rate="1e-3")
+    for old in ("dvc.lock", *(name for name in OUTPUTS if name.startswith("logs/"))):
+        made.path(old).unlink(missing_ok=True)
+    made.commit("tiny")
+    return made
+
+
+@pytest.fixture
+def project(reproduced, tmp_path) -> Project:
+    """A copy of the reproduced project that a test may change."""
+    shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project")
+
+
+# What dvc.yaml says
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """Every module of ours that the file imports, directly or through another, and the packages around them."""
+    found: set[Path] = set()
+    queue = [path]
+    while queue:
+        path = queue.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse((HOME / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            for name in names:
+                parts = name.split(".")
+                for depth in range(1, len(parts) + 1):
+                    inner = Path(*parts[:depth])
+                    for module in (inner.with_suffix(".py"), inner / "__init__.py"):
+                        if (HOME / module).exists():
+                            queue.append(module)
+    return found
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_deps_name_exactly_the_modules_that_the_stage_imports(stage):
+    listed = YAML(typ="safe", pure=True).load(HOME / "dvc.yaml")["stages"][stage]["deps"]
+    modules = {name for name in listed if name.endswith(".py")}
+    expected = imported_modules(Path("stages") / f"{stage}.py") | {Path("stages/__init__.py")}
+    assert modules == {path.as_posix() for path in expected}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_takes_whole_sections_and_has_a_description(stage):
+    described = YAML(typ="safe", pure=True).load(HOME / "dvc.yaml")["stages"][stage]
+    assert described["cmd"] == f"python -m stages.{stage}"
+    assert described["desc"]
+    assert described["params"]
+    assert all("." not in name for name in described["params"])
+
+
+# What a run leaves
+
+
+def test_every_line_of_the_corpus_is_accounted_for(project):
+    project.set(validate__on_error="skip")
+    corpus = project.path("data/my_corpus.jsonl")
+    lines = corpus.read_text(encoding="utf-8")
+    corpus.write_text(lines + "\n" + lines.splitlines()[0] + "\n{bad}\n" + '{"text": 1}\n', encoding="utf-8")
+    project.ok("python", "-m", "stages.validate")
+    figures = project.json("logs/validate.json")
+    assert figures["lines"] == 64
+    assert (figures["kept"], figures["blank"], figures["duplicates"], figures["rejected"]) == (60, 1, 1, 2)
+    assert sum(figures[split]["documents"] for split in ("train", "validation", "test")) == 60
+    texts = many_texts()
+    assert sum(figures[split]["characters"] for split in ("train", "validation", "test")) == sum(map(len, texts))
+    assert sum(figures[split]["bytes"] for split in ("train", "validation", "test")) == sum(
+        len(text.encode()) for text in texts
+    )
+    rejected = [
+        json.loads(line) for line in project.path("data/rejected.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
+    assert [(one["line"], one["content"]) for one in rejected] == [(63, "{bad}"), (64, '{"text": 1}')]
+    assert project.path("data/validated/duplicates.tsv").read_text() == "line\tduplicate_of\n62\t1\n"
+
+
+def test_every_token_is_accounted_for(reproduced):
+    figures = reproduced.json("logs/tokenize.json")
+    validated = reproduced.json("logs/validate.json")
+    assert figures["dropped_tokens"] == 0
+    for split in ("train", "validation", "test"):
+        counts = figures[split]
+        assert counts["documents"] == validated[split]["documents"]
+        assert counts["tokens"] == counts["text_tokens"] + 2 * counts["documents"] + counts["repeated_tokens"]
+        assert counts["fill"] == counts["tokens"] / (counts["rows"] * 48)
+    size = sum(validated[split]["bytes"] for split in ("train", "validation", "test"))
+    assert figures["bytes_per_token"] == size / sum(
+        figures[split]["text_tokens"] for split in ("train", "validation", "test")
+    )
+    epochs = 3
+    train = figures["train"]
+    segments = train["documents"] + train["repeated_tokens"]
+    assert reproduced.json("logs/train.json")["tokens"] == epochs * (train["tokens"] - segments)
+
+
+def test_figures_carry_the_names_that_others_rely_on(reproduced):
+    train = reproduced.json("logs/train.json")
+    assert {"steps", "best_step", "tokens", "learning_rate", "validation_bits_per_byte", "environment"} <= set(train)
+    assert train["validation_bits_per_byte"] == min(
+        float(row["bits_per_byte"]) for row in files.read_tsv(reproduced.path("logs/validation.tsv"))[1:]
+    )
+    evaluation = reproduced.json("logs/evaluate.json")
+    assert evaluation["documents"] == reproduced.json("logs/validate.json")["test"]["documents"]
+    assert evaluation["bytes"] == reproduced.json("logs/validate.json")["test"]["bytes"]
+    assert evaluation["tokens"] == reproduced.json("logs/tokenize.json")["test"]["text_tokens"]
+    for name in ("base", "tuned"):
+        scored = evaluation[name]
+        assert scored["bits_per_byte"] == scored["nats"] / (math.log(2) * evaluation["bytes"])
+        assert scored["perplexity"] == math.exp(scored["nats"] / evaluation["tokens"])
+        assert scored["end_of_text_nats"] > 0
+
+
+def test_the_curves_have_some_twenty_points_and_end_at_the_last_step(reproduced):
+    rows = files.read_tsv(reproduced.path("logs/train_loss.tsv"))
+    assert len(rows) >= 20
+    assert int(rows[-1]["step"]) == reproduced.json("logs/train.json")["steps"]
+
+
+def test_tensorboard_has_the_same_curve(reproduced):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    (run,) = reproduced.path("logs/tensorboard").iterdir()
+    events = EventAccumulator(str(run)).Reload()
+    drawn = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    rows = [(int(row["step"]), float(row["loss"])) for row in files.read_tsv(reproduced.path("logs/train_loss.tsv"))]
+    assert [step for step, _ in drawn] == [step for step, _ in rows]
+    assert [value for _, value in drawn] == pytest.approx([value for _, value in rows], rel=1e-6)
+    assert events.Scalars("validation/bits_per_byte")
+
+
+def test_the_report_shows_the_figures_and_keeps_markup_in_texts_as_text(project):
+    samples = project.path("logs/samples.jsonl")
+    sample = json.loads(samples.read_text(encoding="utf-8").splitlines()[0])
+    sample["tuned"]["text"] = "<script>alert(1)</script>"
+    samples.unlink()  # a link into DVC's cache, perhaps
+    samples.write_text(json.dumps(sample) + "\n", encoding="utf-8")
+    project.ok("python", "-m", "stages.report")
+    page = project.path("logs/report.html").read_text(encoding="utf-8")
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script" not in page
+    assert f"{project.json('logs/evaluate.json')['tuned']['bits_per_byte']:.4f}" in page
+    # Nothing that a browser would fetch: the namespaces of inline SVG are names, not addresses.
+    assert re.findall(r"""(?:src|href|action|data)=["']?(?!data:|#)[^"'>\s]+|url\((?!#)|@import""", page) == []
+
+
+def test_the_model_card_is_one_the_hub_accepts(reproduced):
+    from huggingface_hub import ModelCard
+
+    card = ModelCard.load(reproduced.path("model/MODEL_CARD.md"))
+    assert card.data.library_name == "transformers"
+    value = {result.metric_type: result.metric_value for result in card.data.eval_results}["bits_per_byte"]
+    assert value == round(reproduced.json("logs/evaluate.json")["tuned"]["bits_per_byte"], 4)
+
+
+# Running again, and elsewhere
+
+
+def test_a_second_repro_does_nothing(project):
+    before = hashes(project)
+    output = project.ok("dvc", "repro")
+    assert ran(output) == []
+    assert "up to date" in output
+    assert hashes(project) == before
+    assert project.ok("git", "status", "--porcelain") == ""
+
+
+def test_another_clone_makes_the_same_bytes(reproduced, tiny_base, tmp_path):
+    other = tiny_project(tmp_path / "a clone в другом месте", tiny_base)
+    other.ok("dvc", "repro")
+    assert hashes(other) == hashes(reproduced)
+    assert other.path("dvc.lock").read_bytes() == reproduced.path("dvc.lock").read_bytes()
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_each_stage_runs_by_itself_to_the_same_bytes(project, stage):
+    before = hashes(project)
+    project.ok("python", "-m", f"stages.{stage}")
+    assert hashes(project) == before
+
+
+@pytest.mark.parametrize("stage", ["validate", "tokenize", "report"])
+def test_stages_that_need_no_torch_run_without_it(project, stage):
+    blocked = f"import sys, runpy; sys.modules['torch'] = None; runpy.run_module('stages.{stage}', run_name='__main__')"
+    project.ok("python", "-c", blocked)
+
+
+def test_an_experiment_reruns_what_its_setting_touches(project):
+    output = project.ok("dvc", "exp", "run", "-S", "train.epochs=1")
+    assert ran(output) == ["train", "evaluate", "report"]
+    rows = project.json("logs/tokenize.json")["train"]["rows"]
+    assert project.json("logs/train.json")["steps"] == math.ceil(rows / 2)
+    difference = json.loads(project.ok("dvc", "params", "diff", "--json"))
+    assert difference == {"params.yaml": {"train.epochs": {"old": 3, "new": 1, "diff": -2}}}
+    metrics = json.loads(project.ok("dvc", "metrics", "diff", "--json"))
+    assert metrics["logs/train.json"]["steps"]["diff"] < 0
+
+
+def test_a_learning_rate_given_to_dvc_is_used_as_a_number(project):
+    project.ok("dvc", "exp", "run", "-S", "train.learning_rate=5e-5")
+    assert project.json("logs/train.json")["learning_rate"] == 5e-5
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("+train.epocs=5", "train.epocs is no known key"),
+        ("train.epochs=five", "train.epochs is 'five'"),
+        ("tokenize.max_length=100000", "the base model sees 64 tokens at most"),
+    ],
+)
+def test_a_mistake_in_an_experiment_is_one_line(project, change, expected):
+    error = project.fails("dvc", "exp", "run", "-S", change)
+    lines = [line for line in error.splitlines() if line.startswith("error:")]
+    assert len(lines) == 1
+    assert expected in lines[0]
+
+
+def test_after_a_failed_stage_the_printed_line_brings_the_outputs_back(project):
+    before = hashes(project)
+    with project.path("data/my_corpus.jsonl").open("a", encoding="utf-8") as corpus:
+        corpus.write("{'text': 'single quotes'}\n")
+    error = project.fails("dvc", "repro")
+    assert "data/my_corpus.jsonl, line 61: not JSON" in error
+    (line,) = [line for line in error.splitlines() if "come back with: " in line]
+    for command in line.partition("come back with: ")[2].split(" && "):
+        project.ok(*command.split())
+    assert hashes(project) == before
+
+
+def test_a_stage_that_fails_by_itself_leaves_the_earlier_outputs(project):
+    before = hashes(project)
+    project.path("data/my_corpus.jsonl").write_text("nothing good\n", encoding="utf-8")
+    assert "line 1: not JSON" in project.fails("python", "-m", "stages.validate")
+    assert hashes(project) == before
+    assert not list(project.path("data").glob(".*.partial"))
+
+
+def test_at_most_twenty_problems_are_shown(project):
+    project.path("data/my_corpus.jsonl").write_text("{}\n" * 50, encoding="utf-8")
+    error = project.fails("python", "-m", "stages.validate")
+    assert "50 bad lines" in error
+    assert error.count("no field") == 20
+    assert "and 30 more" in error
+
+
+def test_a_missing_corpus_is_one_line(project):
+    project.path("data/my_corpus.jsonl").unlink()
+    assert "data/my_corpus.jsonl is not there" in project.fails("python", "-m", "stages.validate")
+
+
+def test_a_corpus_too_small_for_held_out_documents_has_empty_figures(project):
+    project.write_corpus(["Первый текст о погоде.", "Второй текст о реке."])
+    project.set(validate__validation_fraction="0.0", validate__test_fraction="0.0")
+    output = project.ok("dvc", "repro")
+    assert "no document fell into test" in output
+    assert "cannot be compared" in output
+    assert project.json("logs/evaluate.json")["tuned"]["bits_per_byte"] is None
+    assert project.json("logs/train.json")["validation_bits_per_byte"] is None
+    assert "not known" in project.path("logs/report.html").read_text(encoding="utf-8")
+
+
+def test_the_users_text_stays_out_of_git(project):
+    mark = "Тайно" + "пись"  # in two parts, so that this file does not hold it
+    marked = [f"{text} {mark}{number}" for number, text in enumerate(many_texts())]
+    project.write_corpus(marked)
+    project.ok("git", "rm", "-q", "--cached", "data/my_corpus.jsonl")
+    project.path(".git/info/exclude").write_text("data/my_corpus.jsonl\n")
+    project.ok("dvc", "repro")
+    project.commit("private")
+    for name in project.ok("git", "ls-files", "-z").split("\0")[:-1]:
+        content = project.path(name).read_bytes()
+        assert mark.encode() not in content, name
+        assert json.dumps(mark)[1:-1].encode() not in content, name
+
+
+# Interruption
+
+
+def test_training_killed_anywhere_goes_on_to_the_same_bytes(project):
+    project.set(train__save_steps="2", train__epochs="4")
+    shutil.rmtree(project.path("model/checkpoints"))
+    project.ok("python", "-m", "stages.train")
+    undisturbed = hashes(project)
+    steps = project.json("logs/train.json")["steps"]
+    shutil.rmtree(project.path("model/checkpoints"))
+    shutil.rmtree(project.path("logs/tensorboard"))
+    for kill_after in (steps // 4, steps // 2, steps - 3):
+        trainer = project.start("python", "-m", "stages.train")
+        for line in trainer.stdout:
+            if line.startswith("  step ") and "/" in line and int(line.split()[1].split("/")[0]) >= kill_after:
+                break
+        trainer.send_signal(signal.SIGKILL)
+        trainer.wait()
+    assert "goes on from checkpoint-" in project.ok("python", "-m", "stages.train")
+    assert hashes(project) == undisturbed
+
+
+def test_a_run_resumes_only_with_the_same_inputs(project):
+    project.set(train__save_steps="2")
+    trainer = project.start("python", "-m", "stages.train")
+    for line in trainer.stdout:
+        if "step 8/" in line:
+            break
+    trainer.send_signal(signal.SIGKILL)
+    trainer.wait()
+    project.set(train__save_steps="2", train__weight_decay="0.05")
+    assert "goes on from" not in project.ok("python", "-m", "stages.train")
+    project.set(train__weight_decay="0.01")
+    assert "goes on from" in project.ok("python", "-m", "stages.train")
+
+
+def test_a_forced_repro_trains_again_from_the_start(project):
+    before = hashes(project)
+    output = project.ok("dvc", "repro", "-f", "-s", "train")
+    assert "goes on from" not in output
+    assert hashes(project) == before
+
+
+def test_a_second_trainer_of_the_same_run_ends_with_the_firsts_pid(project):
+    project.set(train__epochs="200")
+    first = project.start("python", "-m", "stages.train")
+    for line in first.stdout:
+        if line.startswith("  step 0"):
+            break
+    try:
+        assert f"pid {first.pid}" in project.fails("python", "-m", "stages.train")
+    finally:
+        first.kill()
+        first.wait()

@@ -1,0 +1,117 @@
+"""What the repository itself promises: pinned versions, files that travel, a default run that works."""
+
+import json
+import re
+import shutil
+import subprocess
+from importlib.metadata import version
+
+import pytest
+from conftest import HOME, copy_project
+from safetensors import safe_open
+
+from stages.lib import files
+
+
+def tracked():
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=HOME, capture_output=True, check=True).stdout.decode()
+    return [name for name in listed.split("\0") if name]
+
+
+def pinned():
+    lines = (HOME / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
+
+
+def test_every_requirement_is_pinned():
+    assert [line for line in pinned() if not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.]+( ; .+)?", line)] == []
+
+
+def test_the_lock_names_no_cuda_library():
+    assert [line for line in pinned() if re.match(r"nvidia|cuda|triton", line)] == []
+
+
+@pytest.mark.parametrize("name", ["torch", "transformers", "datasets", "dvc", "pytest"])
+def test_the_tests_run_on_the_pinned_versions(name):
+    assert f"{name}=={version(name).partition('+')[0]}" in [line.split(" ;")[0] for line in pinned()]
+
+
+def test_everything_imported_directly_is_in_the_lock():
+    asked = (HOME / "requirements.in").read_text(encoding="utf-8").splitlines()
+    direct = {re.match(r"[\w.-]+", line)[0] for line in asked if not line.startswith("#")}
+    locked = {re.match(r"[\w.-]+", line)[0] for line in pinned()}
+    assert direct <= locked
+
+
+def test_no_ignore_rule_hides_a_file_that_is_tracked():
+    result = subprocess.run(
+        ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"], cwd=HOME, capture_output=True, check=True
+    )
+    assert result.stdout == b""
+
+
+def test_no_file_names_a_path_of_somebodys_machine():
+    private = re.compile(rb"(?<![\w.])/(?:home|Users|root|work)/\w")
+    for name in tracked():
+        if not name.endswith((".safetensors", ".jsonl")):
+            assert not private.search((HOME / name).read_bytes()), name
+
+
+def test_the_embedded_model_is_small_and_bfloat16():
+    folder = HOME / "model/embedded"
+    assert sum(path.stat().st_size for path in folder.iterdir()) <= 12_000_000
+    with safe_open(folder / "model.safetensors", "pt") as weights:
+        assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}  # noqa: SIM118
+
+
+@pytest.fixture(scope="module")
+def default_run(tmp_path_factory):
+    """A copy of the project as it ships, after `dvc repro`."""
+    project = copy_project(tmp_path_factory.mktemp("default") / "project")
+    shutil.rmtree(project.path("model/base"), ignore_errors=True)
+    project.commit()
+    project.ok("dvc", "repro")
+    return project
+
+
+def test_tuned_beats_base_on_held_out_documents_in_the_default_run(default_run):
+    figures = default_run.json("logs/evaluate.json")
+    assert figures["documents"] >= 20
+    assert figures["tuned"]["bits_per_byte"] < 0.97 * figures["base"]["bits_per_byte"]
+
+
+def test_the_default_run_uses_the_whole_sample_corpus(default_run):
+    figures = default_run.json("logs/validate.json")
+    assert figures["lines"] == figures["kept"] == len((HOME / "data/my_corpus.jsonl").read_bytes().splitlines())
+    assert default_run.json("logs/tokenize.json")["dropped_tokens"] == 0
+
+
+def test_the_tuned_model_ends_its_texts_by_itself(default_run):
+    samples = [json.loads(line) for line in default_run.path("logs/samples.jsonl").read_text("utf-8").splitlines()]
+    assert sum(sample["tuned"]["ended"] for sample in samples) > sum(sample["base"]["ended"] for sample in samples)
+    figures = default_run.json("logs/evaluate.json")
+    assert figures["tuned"]["end_of_text_nats"] < figures["base"]["end_of_text_nats"]
+
+
+def test_the_default_run_is_the_one_committed(default_run):
+    """On the kind of machine whose results are in git, the same bytes; on another, the same data."""
+    committed, made = (files.read_json(folder / "logs/train.json") for folder in (HOME, default_run.folder))
+    same = ["logs/validate.json", "logs/tokenize.json"]
+    if committed["environment"] == made["environment"]:
+        same += ["dvc.lock", "logs/train.json", "logs/train_loss.tsv", "logs/validation.tsv", "logs/evaluate.json"]
+    for name in same:
+        assert default_run.path(name).read_bytes() == (HOME / name).read_bytes(), name
+
+
+def test_the_sample_corpus_repeats_no_phrase():
+    documents = [json.loads(line)["text"] for line in (HOME / "data/my_corpus.jsonl").read_text("utf-8").splitlines()]
+    runs: dict[tuple, set[int]] = {}
+    openings: dict[tuple, set[int]] = {}
+    for number, text in enumerate(documents):
+        assert 100 <= len(text) <= 600, number
+        words = re.findall(r"[\w-]+", text.lower())
+        openings.setdefault(tuple(words[:3]), set()).add(number)
+        for at in range(len(words) - 5):
+            runs.setdefault(tuple(words[at : at + 6]), set()).add(number)
+    assert max(map(len, runs.values())) <= 3
+    assert max(map(len, openings.values())) <= 4
