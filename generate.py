@@ -8,6 +8,7 @@ python generate.py --base "Жил-был"      the same with the model training 
 from __future__ import annotations
 
 import argparse
+import math
 import secrets
 import sys
 from collections.abc import Callable
@@ -33,20 +34,24 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--repetition-penalty", type=_above(float, 1), default=1.0, help="above 1: less repetition (default 1)"
     )
-    parser.add_argument("--seed", type=_above(int, 0), help="the same seed gives the same text; by default a new one")
+    parser.add_argument(
+        "--seed", type=_above(int, 0, 2**32 - 1), help="the same seed gives the same text; by default a new one"
+    )
     args = parser.parse_args()
     if not 0 < args.top_p <= 1:
         parser.error(f"argument --top-p: {args.top_p} is not above 0 and at most 1")
     return args
 
 
-def _above(kind: type, least: float) -> Callable[[str], float]:
-    """A converter for argparse that takes a number not below `least`."""
+def _above(kind: type, least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A converter for argparse that takes a number from `least` to `most`."""
 
     def convert(text: str) -> float:
         value = kind(text)
         if not value >= least:
             raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is above {most}")
         return value
 
     convert.__name__ = kind.__name__
@@ -69,13 +74,14 @@ def main() -> None:
 
     def answer(prompt: str) -> None:
         seed = secrets.randbelow(2**32) if args.seed is None else args.seed
-        write(prompt)
         continuation = sampling.continue_text(model, tokenizer, prompt, settings, seed, write)
         write("\n" if continuation.ended else "…\n")
         if args.seed is None:
             print(f"(--seed {seed} writes this again)", file=sys.stderr)
 
     if args.prompt is not None:
+        if any("\ud800" <= character <= "\udfff" for character in args.prompt):
+            raise cli.UserError("the prompt is not UTF-8: set the terminal's encoding to UTF-8")
         answer(args.prompt)
         return
     interactive = sys.stdin.isatty()

@@ -22,16 +22,14 @@ PROMPT_TOKENS = 12  # of a held-out document, given to the models as its opening
 
 def main() -> None:
     """Write `logs/evaluate.json` and `logs/samples.jsonl`."""
-    settings = params.load().evaluate
+    everything = params.load()
+    settings = everything.evaluate
+    files.need(TEST, *MODELS.values())
     devices.keep_freed_memory()
     device = devices.choose()
     tokenizer = tokens.load_tokenizer(MODELS["base"])
     loaded = {name: models.load(folder).to(device) for name, folder in MODELS.items()}
-    context = loaded["base"].config.n_positions
-    if settings.stride >= context:
-        raise cli.UserError(
-            f"params.yaml: evaluate.stride is {settings.stride}, but must be below the base model's context, {context}"
-        )
+    everything.check_context(loaded["base"].config.n_positions)
     totals = {name: _score(name, model, tokenizer, settings.stride) for name, model in loaded.items()}
     test = totals["base"]
     figures = {
@@ -40,7 +38,10 @@ def main() -> None:
         "tokens": test.tokens,
         **{name: _figures(total) for name, total in totals.items()},
     }
-    samples = [_sample(loaded, tokenizer, prompt, settings) for prompt in _prompts(tokenizer, settings)]
+    samples = [
+        _sample(loaded, tokenizer, prompt, settings, settings.seed + number)
+        for number, prompt in enumerate(_prompts(tokenizer, settings, test.documents))
+    ]
     files.write_text(SAMPLES, "".join(map(files.to_json_line, samples)))
     files.write_json(FIGURES, figures)
     _summary(figures)
@@ -50,9 +51,11 @@ def _test_documents(tokenizer: Tokenizer) -> Iterator[Document]:
     return documents_of(tokens.read_rows(TEST), tokens.boundary_id(tokenizer))
 
 
-def _score(name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int) -> scoring.Total:
-    documents = cli.progress(_test_documents(tokenizer), f"evaluate {name}", "documents")
-    return scoring.total(scoring.score_documents(model, documents, stride))
+def _score(name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int | None) -> scoring.Total:
+    count = sum(1 for _ in _test_documents(tokenizer))
+    with cli.progress(f"evaluate {name}", count, " documents") as bar:
+        scores = scoring.score_documents(model, _test_documents(tokenizer), stride)
+        return scoring.total(cli.counted(scores, bar))
 
 
 def _figures(total: scoring.Total) -> dict[str, float | None]:
@@ -64,28 +67,32 @@ def _figures(total: scoring.Total) -> dict[str, float | None]:
     }
 
 
-def _prompts(tokenizer: Tokenizer, settings: params.Evaluate) -> list[dict[str, Any]]:
-    """The prompts of params.yaml, then openings of test documents, evenly spaced, with the line each comes from."""
+def _prompts(tokenizer: Tokenizer, settings: params.Evaluate, count: int) -> list[dict[str, Any]]:
+    """The prompts of params.yaml, then openings of some of the `count` test documents, with the line of each."""
     prompts: list[dict[str, Any]] = [{"prompt": prompt, "line": None, "original": None} for prompt in settings.prompts]
-    documents = sorted(_test_documents(tokenizer), key=lambda document: document.line)
-    count = min(settings.held_out_prompts, len(documents))
-    for index in np.linspace(0, len(documents) - 1, count, dtype=int) if count else []:
-        document = documents[index]
-        text = tokenizer.decode(document.ids[1:-1].tolist(), skip_special_tokens=False)
-        opening = tokenizer.decode(document.ids[1 : 1 + min(PROMPT_TOKENS, tokens.text_tokens(document))].tolist())
-        opening = opening.rstrip(sampling.BROKEN)
-        prompts.append({"prompt": opening, "line": document.line, "original": text[len(opening) :]})
+    wanted = min(settings.held_out_prompts, count)
+    places = set(np.linspace(0, count - 1, wanted, dtype=int).tolist()) if wanted else set()
+    for place, document in enumerate(_test_documents(tokenizer)):
+        if place in places:
+            ids = document.ids[1:-1].tolist()
+            opening = tokenizer.decode(ids[:PROMPT_TOKENS], skip_special_tokens=False).rstrip(sampling.BROKEN)
+            original = tokenizer.decode(ids, skip_special_tokens=False)[len(opening) :]
+            prompts.append({"prompt": opening, "line": document.line, "original": original})
     return prompts
 
 
 def _sample(
-    loaded: dict[str, GPT2LMHeadModel], tokenizer: Tokenizer, prompt: dict[str, Any], settings: params.Evaluate
+    loaded: dict[str, GPT2LMHeadModel],
+    tokenizer: Tokenizer,
+    prompt: dict[str, Any],
+    settings: params.Evaluate,
+    seed: int,
 ) -> dict[str, Any]:
-    """The prompt with what each model makes of it."""
+    """The prompt with what each model makes of it, given the same random numbers."""
     drawn = sampling.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
     sample = dict(prompt)
     for name, model in loaded.items():
-        continuation = sampling.continue_text(model, tokenizer, prompt["prompt"], drawn, settings.seed)
+        continuation = sampling.continue_text(model, tokenizer, prompt["prompt"], drawn, seed)
         sample[name] = {"text": continuation.text, "ended": continuation.ended}
     return sample
 

@@ -17,6 +17,11 @@ from stages.lib import cli, files, params
 
 LOGS = Path("logs")
 TEMPLATES = Path("stages/templates")
+INPUTS = (
+    *("validate.json", "tokenize.json", "train.json", "evaluate.json"),
+    *("train_loss.tsv", "validation.tsv", "samples.jsonl"),
+)
+BASE = Path("model/base/provenance.json")
 PAGE = LOGS / "report.html"
 CARD = Path("model/MODEL_CARD.md")
 
@@ -24,11 +29,12 @@ CARD = Path("model/MODEL_CARD.md")
 def main() -> None:
     """Write `logs/report.html` and `model/MODEL_CARD.md`."""
     settings = params.load()
+    files.need(*(LOGS / name for name in INPUTS), BASE)
     facts = {name: files.read_json(LOGS / f"{name}.json") for name in ("validate", "tokenize", "train", "evaluate")}
     facts |= {
         "title": settings.report.title,
         "settings": settings.model_dump(by_alias=True),
-        "base": files.read_json("model/base/provenance.json"),
+        "base": files.read_json(BASE),
         "samples": [json.loads(line) for line in (LOGS / "samples.jsonl").read_text(encoding="utf-8").splitlines()],
         "change": _change(facts["evaluate"]),
     }
@@ -40,6 +46,8 @@ def main() -> None:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    # Plain JSON for a Python string in the card; Jinja's own tojson is for HTML.
+    environment.filters["tojson_text"] = lambda value: json.dumps(value, ensure_ascii=False)
     curves = _curves(files.read_tsv(LOGS / "train_loss.tsv"), files.read_tsv(LOGS / "validation.tsv"), facts["train"])
     page = environment.get_template("report.html").render(facts, curves=Markup(curves))
     card = environment.get_template("model_card.md").render(facts, header=_card_header(facts))

@@ -22,20 +22,20 @@ FITTING_TOKENS_PER_WORD = 3.0
 
 def main() -> None:
     """Write `data/tokens/` and `logs/tokenize.json`."""
-    max_length = params.load().tokenize.max_length
+    settings = params.load()
+    max_length = settings.tokenize.max_length
+    files.need(VALIDATED, BASE)
     tokenizer = tokens.load_tokenizer(BASE)
-    context = files.read_json(BASE / "config.json")["n_positions"]
-    if max_length > context:
-        raise cli.UserError(
-            f"params.yaml: tokenize.max_length is {max_length}, but the base model sees {context} tokens at most"
-        )
+    settings.check_context(files.read_json(BASE / "config.json")["n_positions"])
     sums = Counter()
     splits = {}
     with files.new_folder(OUTPUT) as folder:
         for split in corpus.SPLITS:
             seen = Counter(documents=0, text_tokens=0, bytes=0, characters=0, words=0)
-            documents = cli.progress(_documents(split, tokenizer, seen), f"tokenize {split}", "documents")
-            rows, segments, written = tokens.write_rows(folder / f"{split}.arrow", packing.pack(documents, max_length))
+            with cli.progress(f"tokenize {split}", corpus.count_documents(VALIDATED, split), " documents") as bar:
+                documents = cli.counted(_documents(split, tokenizer, seen), bar)
+                packed = packing.pack(documents, max_length)
+                rows, segments, written = tokens.write_rows(folder / f"{split}.arrow", packed)
             sums.update(seen)
             # A segment that goes on with a document repeats one token; a document has <|endoftext|> at either end.
             repeated = segments - seen["documents"]
@@ -89,8 +89,8 @@ def _summary(figures: dict, max_length: int) -> None:
     if (per_word := figures["tokens_per_word"]) > FITTING_TOKENS_PER_WORD:
         cli.say(
             f"  note: {per_word:.1f} tokens a word: the base model's vocabulary was made for another language. A row "
-            f"holds {max_length / per_word:.0f} words only and training takes longer. For Russian, "
-            "base.hub: ai-forever/rugpt3small_based_on_gpt2 has a vocabulary that fits"
+            f"holds some {max_length / per_word:.0f} words only, and training takes longer. A base that was trained "
+            "on the language of the corpus does better"
         )
 
 

@@ -24,6 +24,7 @@ VALIDATION = Path("logs/validation.tsv")
 def main() -> None:
     """Write `model/finetuned/`, `logs/train.json`, and the curves as TSV and for TensorBoard."""
     settings = params.load().train
+    files.need(TOKENS, BASE)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise cli.UserError("training runs in one process for now: start it without torchrun")
     devices.keep_freed_memory()
@@ -71,7 +72,7 @@ def _train(
     trainer.add_callback(training.Course(run, record, validate, settings, steps_per_epoch, events))
 
     every = trainer.args.logging_steps
-    precision = "bfloat16" if trainer.args.bf16 else "float32"
+    precision = "bfloat16" if trainer.bfloat16 else "float32"
     where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
     size = f"{models.parameters(model) / 1e6:.1f} M parameters"
     cli.say(f"train: {size}, {len(rows)} rows, {steps} steps on {where}, {precision}")
@@ -108,7 +109,7 @@ def _train(
         cli.say(f"train: kept step {kept['step']}, validation {kept['bits_per_byte']:.4f} bits per byte")
     else:
         cli.say("train: no validation documents: the weights of the last step are kept")
-    return figures, record, models.load(run.folder / "best") if keep_best else model
+    return figures, record, models.load(run.best(record.best_step)) if keep_best else model
 
 
 if __name__ == "__main__":

@@ -27,9 +27,11 @@ def main() -> None:
         corpus.Writer(folder) as writer,
         open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
         open(rejected_file, "w", encoding="utf-8") as rejected,
+        cli.progress("validate", Path(path).stat().st_size if Path(path).is_file() else None, "B") as bar,
     ):
         duplicates.write("line\tduplicate_of\n")
-        for number, line in cli.progress(corpus.read_lines(path), "validate", "lines"):
+        for number, line in corpus.read_lines(path):
+            bar.update(len(line) + 1)
             lines["lines"] += 1
             try:
                 text = corpus.parse_line(line, settings.corpus.text_field)
@@ -49,12 +51,12 @@ def main() -> None:
                 duplicates.write(f"{number}\t{first}\n")
                 continue
             split = corpus.split_of(key, rules.split_seed, rules.validation_fraction, rules.test_fraction)
-            writer.add(text, number, split)
-            splits[split].update(documents=1, characters=len(text), bytes=len(text.encode("utf-8")))
+            size = writer.add(text, number, split)
+            splits[split].update(documents=1, characters=len(text), bytes=size)
         if problems and rules.on_error == "fail":
             raise cli.UserError(_bad_lines(path, lines["rejected"], problems))
         if not splits["train"]["documents"]:
-            raise cli.UserError(f"{path} has no document to train on: add more texts")
+            raise cli.UserError(_nothing_to_train_on(path, splits, problems))
     kept = sum(split["documents"] for split in splits.values())
     figures = {"lines": lines.pop("lines"), "kept": kept, **lines, **splits}
     files.write_json(FIGURES, figures)
@@ -65,6 +67,15 @@ def _bad_lines(path: str, count: int, problems: list[str]) -> str:
     more = [f"... and {count - len(problems)} more"] if count > len(problems) else []
     first = f"{count} bad line{'s' * (count > 1)} in {path}: mend them, or set validate.on_error: skip in params.yaml"
     return "\n".join([first, *problems, *more])
+
+
+def _nothing_to_train_on(path: str, splits: dict[str, Counter], problems: list[str]) -> str:
+    if any(split["documents"] for split in splits.values()):
+        return (
+            f"every document of {path} fell into validation or test: add texts, or set validate.validation_fraction "
+            "and validate.test_fraction to 0 in params.yaml"
+        )
+    return "\n".join([f"{path} holds no document: put your texts into it", *problems])
 
 
 def _summary(path: str, figures: dict) -> None:

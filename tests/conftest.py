@@ -174,19 +174,3 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     make_base(folder)
     return folder
-
-
-@pytest.fixture
-def project(tmp_path: Path, tiny_base: Path) -> Project:
-    """The project with a tiny base and a tiny corpus instead of those it ships, committed."""
-    made = copy_project(tmp_path / "project")
-    shutil.rmtree(made.path("model/embedded"), ignore_errors=True)
-    shutil.copytree(tiny_base, made.path("model/embedded"))
-    made.write_corpus(many_texts())
-    made.set(tokenize__max_length="48", evaluate__stride="32", evaluate__new_tokens="12")
-    made.path("dvc.lock").unlink(missing_ok=True)
-    shutil.rmtree(made.path("logs"))
-    made.path("logs").mkdir()
-    shutil.copy2(HOME / "logs/.gitignore", made.path("logs/.gitignore"))
-    made.commit()
-    return made

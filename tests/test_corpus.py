@@ -59,6 +59,8 @@ def test_a_line_with_nothing_on_it_is_blank(blank):
         (b'{"text": "a\\u0000b"}', "U+0000 at character 2"),
         (b'{"text": "a\\ud83d"}', "surrogate pair at character 2"),
         (b"[" * 100_000, "nested too deep"),
+        (b'{"text": "a", "n": ' + b"1" * 5000 + b"}", "not JSON that can be read"),
+        (b'{"\\ud83d": 1}', "(fields: \\ud83d)"),
     ],
 )
 def test_a_bad_line_says_what_is_wrong_with_it(bad, reason):
@@ -78,10 +80,8 @@ def test_white_space_and_composition_make_no_new_document():
 
 
 @given(st.text(min_size=1), st.integers(0, 2**32 - 1))
-def test_a_documents_split_depends_on_nothing_but_itself_and_the_seed(text, seed):
+def test_more_validation_takes_from_training_only(text, seed):
     key = corpus.document_key(text)
-    assert corpus.split_of(key, seed, 0.1, 0.1) == corpus.split_of(bytes(key), seed, 0.1, 0.1)
-    # More validation takes from training only: what was held out stays held out.
     if corpus.split_of(key, seed, 0.1, 0.1) != "train":
         assert corpus.split_of(key, seed, 0.3, 0.1) == corpus.split_of(key, seed, 0.1, 0.1)
 
@@ -97,6 +97,15 @@ def test_the_splits_have_the_sizes_asked_for():
 def test_another_seed_divides_the_documents_differently():
     keys = [corpus.document_key(str(n)) for n in range(1000)]
     assert [corpus.split_of(key, 0, 0.5, 0) for key in keys] != [corpus.split_of(key, 1, 0.5, 0) for key in keys]
+
+
+def test_a_batch_on_disk_stays_small_however_long_its_documents(tmp_path):
+    text = "слово " * 300_000  # some 3 MB
+    with corpus.Writer(tmp_path) as writer:
+        sizes = [writer.add(f"{number} {text}", number, "train") for number in range(10)]
+    batches = list(corpus.read_documents(tmp_path, "train"))
+    assert sum(batch.num_rows for batch in batches) == corpus.count_documents(tmp_path, "train") == 10
+    assert max(batch.nbytes for batch in batches) < corpus.BATCH_BYTES + 2 * max(sizes)
 
 
 def test_documents_come_back_from_disk_as_they_went(tmp_path):

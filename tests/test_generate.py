@@ -75,6 +75,7 @@ def test_the_pieces_make_up_the_text_and_no_character_comes_out_broken(tiny_base
         pieces = []
         drawn = sampling.Sampling(60, temperature=2.0, top_p=1.0)
         whole = sampling.continue_text(model, tokenizer, "Ёж 🐈", drawn, seed, pieces.append)
+        assert pieces.pop(0) == "Ёж 🐈"
         count += len(pieces)
         # A random model's bytes are often no characters at all; they are decoded alike at once and in pieces.
         assert "".join(pieces).rstrip(sampling.BROKEN) == whole.text
@@ -98,6 +99,7 @@ def test_characters_of_several_tokens_come_whole(tiny_base, monkeypatch):
     pieces = []
     sampling.continue_text(model, tokenizer, "", sampling.Sampling(1), 0, pieces.append)
     assert "".join(pieces) == text
+    assert pieces[0] == ""  # the prompt
     assert all(sampling.BROKEN not in piece for piece in pieces)
 
 
@@ -131,6 +133,7 @@ def test_on_a_terminal_it_asks_until_an_empty_line(project):
     [
         (["--tokens", "0", "x"], "0 is below 1"),
         (["--temperature", "-1", "x"], "-1 is below 0"),
+        (["--seed", "99999999999999999999", "x"], "is above 4294967295"),
         (["--top-p", "1.5", "x"], "1.5 is not above 0 and at most 1"),
         (["слово " * 200], "the prompt has"),
     ],

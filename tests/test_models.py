@@ -10,7 +10,7 @@ from conftest import make_base
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from stages.lib import batches, models, scoring
+from stages.lib import batches, models, scoring, tokens
 from stages.lib.cli import UserError
 
 LENGTHS = [7, 20, 3, 15]
@@ -80,6 +80,22 @@ def normalised(source, tmp_path, name="given"):
     folder.mkdir()
     models.normalise(source, name, folder)
     return folder
+
+
+def test_the_tokenizer_is_stored_as_it_is(tiny_base, tmp_path):
+    source = tmp_path / "source"
+    shutil.copytree(tiny_base, source)
+    path = source / "tokenizer.json"
+    described = json.loads(path.read_text(encoding="utf-8"))
+    described["pre_tokenizer"] = {
+        "type": "Sequence",
+        "pretokenizers": [{"type": "Digits", "individual_digits": True}, described["pre_tokenizer"]],
+    }
+    path.write_text(json.dumps(described), encoding="utf-8")
+    folder = normalised(source, tmp_path)
+    assert (folder / "tokenizer.json").read_bytes() == path.read_bytes()
+    ours = tokens.load_tokenizer(folder).encode("1234 коты", add_special_tokens=False).ids
+    assert AutoTokenizer.from_pretrained(folder)("1234 коты")["input_ids"] == ours
 
 
 def test_a_base_stored_in_bfloat16_works_in_float32(tmp_path):
@@ -155,6 +171,33 @@ def test_damaged_weights_are_refused(tiny_base, tmp_path):
         (source / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
 
     assert "cannot be read" in spoil(tiny_base, tmp_path, change)
+
+
+def test_a_base_without_tokenizer_is_refused(tiny_base, tmp_path):
+    assert "needs its tokenizer" in spoil(tiny_base, tmp_path, lambda source: (source / "tokenizer.json").unlink())
+
+
+def test_a_tokenizer_that_changes_texts_is_refused(tiny_base, tmp_path):
+    def change(source):
+        path = source / "tokenizer.json"
+        described = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps(described | {"normalizer": {"type": "Lowercase"}}), encoding="utf-8")
+
+    assert "cannot give back every text" in spoil(tiny_base, tmp_path, change)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"model_type": "gpt2", "n_positions": "x"}'])
+def test_a_config_that_makes_no_sense_is_refused(tiny_base, tmp_path, content):
+    assert "config.json" in spoil(tiny_base, tmp_path, lambda source: (source / "config.json").write_text(content))
+
+
+@pytest.mark.parametrize(
+    ("readme", "expected"),
+    [("---\nlicense: mit\n---\n# Model\n", "mit"), ("# No card\n", None), ("---\n: [\n---\n", None)],
+)
+def test_the_licence_is_the_one_the_folders_card_states(tmp_path, readme, expected):
+    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
+    assert models.licence(tmp_path) == expected
 
 
 def test_a_vocabulary_without_end_of_text_is_refused(tiny_base, tmp_path):

@@ -53,6 +53,7 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
         ("test_fraction: 0.1", "test_fraction: 0.95", "must be below 1"),
         ("folder: model/embedded", "folder: /somewhere", "base.folder is '/somewhere'"),
         ("path: data/my_corpus.jsonl", "path: ../texts.jsonl", "corpus.path is '../texts.jsonl'"),
+        ("revision: null", "revision: v1", "base revision is of a model of the Hub, but base.hub is null"),
         ("hub: null", "hub: gpt2", "base.hub is 'gpt2', but must be owner/name"),
         ("  epochs: 3 ", "  epochs: 3\n  epochs: 4 ", 'line 38: found duplicate key "epochs"'),
         ("train:\n", "training:\n", "training is no known key"),

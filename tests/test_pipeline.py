@@ -58,7 +58,7 @@ def tiny_project(folder, tiny_base):
     shutil.rmtree(made.path("model/embedded"), ignore_errors=True)
     shutil.copytree(tiny_base, made.path("model/embedded"))
     made.write_corpus(many_texts())
-    made.set(tokenize__max_length="48", evaluate__stride="32", evaluate__new_tokens="12", train__learning_rate="1e-3")
+    made.set(tokenize__max_length="48", evaluate__new_tokens="12", train__learning_rate="1e-3")
     for old in ("dvc.lock", *(name for name in OUTPUTS if name.startswith("logs/"))):
         made.path(old).unlink(missing_ok=True)
     made.commit("tiny")
@@ -276,6 +276,7 @@ def test_a_learning_rate_given_to_dvc_is_used_as_a_number(project):
         ("+train.epocs=5", "train.epocs is no known key"),
         ("train.epochs=five", "train.epochs is 'five'"),
         ("tokenize.max_length=100000", "the base model sees 64 tokens at most"),
+        ("evaluate.stride=64", "evaluate.stride is 64, but must be below the 64 tokens"),
     ],
 )
 def test_a_mistake_in_an_experiment_is_one_line(project, change, expected):
@@ -311,6 +312,27 @@ def test_at_most_twenty_problems_are_shown(project):
     assert "50 bad lines" in error
     assert error.count("no field") == 20
     assert "and 30 more" in error
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [
+        ("tokenize", "data/validated"),
+        ("train", "data/tokens"),
+        ("evaluate", "model/finetuned"),
+        ("report", "logs/train.json"),
+    ],
+)
+def test_a_stage_whose_input_is_not_made_yet_says_so(project, stage, missing):
+    path = project.path(missing)
+    shutil.rmtree(path) if path.is_dir() else path.unlink()
+    assert f"{missing} is not there yet: run dvc repro" in project.fails("python", "-m", f"stages.{stage}")
+
+
+def test_a_corpus_that_is_all_held_out_names_the_settings(project):
+    project.write_corpus(["Единственный документ, целая книга."])
+    project.set(validate__validation_fraction="0.0", validate__test_fraction="0.999999")
+    assert "set validate.validation_fraction and" in project.fails("python", "-m", "stages.validate")
 
 
 def test_a_missing_corpus_is_one_line(project):

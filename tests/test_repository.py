@@ -1,10 +1,12 @@
 """What the repository itself promises: pinned versions, files that travel, a default run that works."""
 
+import ast
 import json
 import re
 import shutil
 import subprocess
-from importlib.metadata import version
+import sys
+from importlib.metadata import packages_distributions, version
 
 import pytest
 from conftest import HOME, copy_project
@@ -23,6 +25,12 @@ def pinned():
     return [line.split("#")[0].strip() for line in lines if line.split("#")[0].strip()]
 
 
+def package(line):
+    """The normalised name that a requirement begins with; None for a comment."""
+    found = re.match(r"[\w.-]+", line)
+    return re.sub(r"[-_.]+", "-", found[0]).lower() if found else None
+
+
 def test_every_requirement_is_pinned():
     assert [line for line in pinned() if not re.fullmatch(r"[\w.-]+(\[[\w,-]+\])?==[\w.]+( ; .+)?", line)] == []
 
@@ -36,11 +44,31 @@ def test_the_tests_run_on_the_pinned_versions(name):
     assert f"{name}=={version(name).partition('+')[0]}" in [line.split(" ;")[0] for line in pinned()]
 
 
-def test_everything_imported_directly_is_in_the_lock():
-    asked = (HOME / "requirements.in").read_text(encoding="utf-8").splitlines()
-    direct = {re.match(r"[\w.-]+", line)[0] for line in asked if not line.startswith("#")}
-    locked = {re.match(r"[\w.-]+", line)[0] for line in pinned()}
-    assert direct <= locked
+def test_everything_imported_is_asked_for_and_locked():
+    direct = {package(line) for line in (HOME / "requirements.in").read_text(encoding="utf-8").splitlines()} - {None}
+    assert direct <= {package(line) for line in pinned()}
+    ours = {"stages", "tools", "conftest"}
+    imported = set()
+    for name in tracked():
+        if name.endswith(".py"):
+            for node in ast.walk(ast.parse((HOME / name).read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Import):
+                    imported |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom):
+                    imported.add(node.module.partition(".")[0])
+    providers = packages_distributions()
+    for module in imported - ours - sys.stdlib_module_names:
+        asked = {package(name) for name in providers[module]} & direct
+        assert asked, f"{module} is imported, but requirements.in does not ask for it"
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.ru.md", "data/README.md", "model/embedded/README.md"])
+def test_what_a_readme_links_to_is_there(name):
+    text = (HOME / name).read_text(encoding="utf-8")
+    assert "@@" not in text
+    for target in re.findall(r"\]\(([^)#]+)", text):
+        if "://" not in target:
+            assert (HOME / name).parent.joinpath(target).exists(), target
 
 
 def test_no_ignore_rule_hides_a_file_that_is_tracked():

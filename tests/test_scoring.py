@@ -101,7 +101,7 @@ def test_scoring_leaves_model_and_random_state_as_they_were(tiny_base, documents
 @pytest.mark.parametrize("stride", [0, -1, 64])
 def test_a_stride_that_would_leave_no_context_is_refused(tiny_base, documents, stride):
     with pytest.raises(ValueError, match="stride"):
-        list(scoring.score_documents(models.load(tiny_base), documents, stride or -1))
+        list(scoring.score_documents(models.load(tiny_base), documents, stride))
 
 
 def test_windows_score_each_token_once():

@@ -116,13 +116,24 @@ def test_the_logged_loss_is_the_plain_float64_loss_of_the_same_batches(
 
 
 def test_a_point_of_the_curve_is_a_total_over_the_steps_since_the_last(tiny_base, rows, tmp_path):
-    each = train(tiny_base, rows, tmp_path / "each").record
-    fewer = train(tiny_base, rows, tmp_path / "fewer", epochs=6, logging_steps=3).record
-    assert training.logging_steps(3, 6 * len(each.curve) // 2) <= 3
-    step = fewer.curve[0]["step"]
-    assert step == fewer.curve[1]["step"] - step
-    assert fewer.tokens == 3 * each.tokens
-    assert sum(1 for point in fewer.curve if point["step"] % step) <= 1  # only the last step may stand between
+    # Some twenty points over 42 steps make points of two steps each, with batches of different numbers of tokens.
+    done = train(tiny_base, rows, tmp_path, epochs=6, logging_steps=100, learning_rate=1e-12, weight_decay=0.0)
+    assert done.trainer.args.logging_steps > 1
+    model = models.load(tiny_base)
+    start, counts = 0, set()
+    for point in done.record.curve:
+        group = done.batches[start : point["step"]]
+        start = point["step"]
+        with torch.no_grad():
+            nats = sum(scoring.next_token_nats(model, **batch).double().sum().item() for batch in group)
+        labels = [int((batch["labels"] != scoring.IGNORE).sum()) for batch in group]
+        counts.update(labels)
+        assert point["loss"] == pytest.approx(nats / sum(labels), rel=1e-5)
+    assert start == done.trainer.state.max_steps
+    assert len(counts) > 1
+    assert done.record.tokens == 6 * sum(
+        int((batches.collate([rows[index]])["labels"] != scoring.IGNORE).sum()) for index in range(len(rows))
+    )
 
 
 @pytest.mark.parametrize(
@@ -152,7 +163,7 @@ def test_validation_runs_at_the_end_of_every_epoch_and_the_best_weights_are_kept
     def validate():
         return scoring.Total(documents=1, size=1000, tokens=10, nats=next(results) * 10, end_of_text_nats=0.0)
 
-    done = train(tiny_base, rows, tmp_path, validate, epochs=4)
+    done = train(tiny_base, rows, tmp_path, validate, epochs=4, save_total_limit=100)
     per_epoch = done.trainer.state.max_steps // 4
     assert [point["step"] for point in done.record.validation] == [
         0,
@@ -162,8 +173,22 @@ def test_validation_runs_at_the_end_of_every_epoch_and_the_best_weights_are_kept
         4 * per_epoch,
     ]
     assert done.record.best_step == 2 * per_epoch  # the tie goes to the earlier step
-    best = models.load(tmp_path / "best").state_dict()
+    # The same run cut short after two of its four epochs' steps would be another one (its learning rate falls sooner):
+    # so the weights are compared with those of the checkpoint of that very step.
+    assert sorted(path.name for path in tmp_path.glob("best-*")) == [f"best-{2 * per_epoch}"]
+    best = models.load(tmp_path / f"best-{2 * per_epoch}").state_dict()
+    then = models.load(tmp_path / f"checkpoint-{2 * per_epoch}").state_dict()
+    assert all(torch.equal(best[name], tensor) for name, tensor in then.items())
     assert any(not torch.equal(best[name], tensor) for name, tensor in done.model.state_dict().items())
+
+
+def test_validation_loss_counts_what_training_loss_counts(tiny_base, rows, tmp_path):
+    def validate():
+        return scoring.Total(documents=10, size=1000, tokens=90, nats=250.0, end_of_text_nats=50.0)
+
+    point = train(tiny_base, rows, tmp_path, validate, epochs=1).record.validation[0]
+    assert point["loss"] == pytest.approx(300.0 / 100)
+    assert point["bits_per_byte"] == pytest.approx(250.0 / math.log(2) / 1000)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(tiny_base, rows, tmp_path, monkeypatch):
@@ -233,6 +258,15 @@ def test_an_unfinished_run_is_kept_for_later_and_a_finished_one_makes_room(tmp_p
     with new.started():
         assert unfinished.folder.exists()
         assert not finished.folder.exists()
+
+
+def test_a_finished_run_that_is_trained_again_keeps_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    again, new = checkpoints.Run("a" * 64), checkpoints.Run("n" * 64)
+    with again.started():
+        again.finish()
+    with again.started(), new.started():
+        assert again.folder.exists()
 
 
 def test_two_trainers_never_share_a_run(tmp_path, monkeypatch):

@@ -186,7 +186,9 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path, boundary:
 
 def save(model: torch.nn.Module, work: Path, output: Path) -> None:
     """Write the model as an ordinary Hugging Face folder, weights in bfloat16, beside what else is in `output`."""
-    reference = GPT2Config(**{name: getattr(model.config, name) for name in ("bos_token_id", "eos_token_id")})
+    usual = GPT2Config()
+    for name in ("activation_function", "attn_pdrop", "embd_pdrop", "resid_pdrop"):
+        setattr(model.config, name, getattr(usual, name))
     tokenizer = GPT2TokenizerFast(
         tokenizer_object=Tokenizer.from_file(str(work / "tokenizer.json")),
         bos_token=tokens.BOUNDARY,
@@ -194,9 +196,8 @@ def save(model: torch.nn.Module, work: Path, output: Path) -> None:
         unk_token=tokens.BOUNDARY,
         model_max_length=model.config.n_positions,
     )
-    model.config.activation_function = reference.activation_function
     output.mkdir(parents=True, exist_ok=True)
-    model.to(torch.bfloat16).save_pretrained(output)
+    gpt2.save(model.to(torch.bfloat16), output)
     tokenizer.save_pretrained(output)
 
 
@@ -239,8 +240,9 @@ def main() -> None:
     command = work / "command.json"
     free_to_change = ("save_seconds", "evaluate", "documents")
     given = {name: str(value) for name, value in vars(args).items() if name not in free_to_change}
+    given["sha256"] = [files.sha256(source.path) for source in sources]
     if command.exists() and json.loads(command.read_text()) != given:
-        raise cli.UserError(f"{work} belongs to another command: delete it, or give another --output")
+        raise cli.UserError(f"{work} belongs to another command or other files: delete it, or give another --output")
     files.write_json(command, given)
     tokenizer = prepare(sources, work, args.vocabulary, args.context)
     save(train(args, sources, work, tokens.boundary_id(tokenizer)), work, args.output)

@@ -66,12 +66,14 @@ class Run:
             lock.truncate(0)
             lock.write(str(os.getpid()))
             lock.flush()
-            for other in self.folder.parent.iterdir():
-                if other != self.folder and (other / _FINISHED).exists():
-                    shutil.rmtree(other)
             if (self.folder / _FINISHED).exists():
-                for path in self.folder.iterdir():
-                    shutil.rmtree(path) if path.is_dir() else path.name == "lock" or path.unlink()
+                for checkpoint in self.folder.iterdir():
+                    if checkpoint.is_dir():
+                        shutil.rmtree(checkpoint)
+                (self.folder / _FINISHED).unlink()
+            for other in self.folder.parent.iterdir():
+                if other != self.folder:
+                    _remove_if_finished(other)
             yield
 
     def seal(self, checkpoint: Path, keep: int) -> None:
@@ -92,12 +94,34 @@ class Run:
             shutil.rmtree(checkpoint)
         return None
 
+    def best(self, step: int) -> Path:
+        """Where the weights of the best step so far are: beside the checkpoints, and not counted among them."""
+        return self.folder / f"best-{step}"
+
+    def keep_best(self, step: int | None) -> None:
+        """Delete the best weights of other steps; called once a checkpoint that names `step` counts."""
+        for path in self.folder.glob("best-*"):
+            if step is None or path != self.best(step):
+                shutil.rmtree(path)
+
     def finish(self) -> None:
         """Mark the run as done: its model is delivered."""
         files.write_text(self.folder / _FINISHED, "")
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*"), key=lambda path: -int(path.name.rpartition("-")[2]))
+
+
+def _remove_if_finished(folder: Path) -> None:
+    """Delete the checkpoints of a finished run, unless somebody is at it again."""
+    if not (folder / _FINISHED).exists():
+        return
+    with open(folder / "lock", "a", encoding="utf-8") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return
+        shutil.rmtree(folder)
 
 
 def _hashes(checkpoint: Path) -> dict[str, str]:

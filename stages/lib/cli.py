@@ -12,10 +12,13 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
+from tqdm import tqdm
+
 T = TypeVar("T")
 
-# DVC deletes the outputs of a stage before it runs; what was in them is still in its cache and in git.
-RESTORE = "The outputs of the last good run come back with: git checkout logs && dvc checkout"
+# DVC deletes the outputs of a stage before it runs. What the last commit says of them is in git and in DVC's cache.
+RESTORE = "The outputs of the last committed run come back with: git checkout logs && dvc checkout"
+DATA_STAGES = ("base", "validate", "tokenize")
 
 
 class UserError(Exception):
@@ -36,8 +39,11 @@ def run(main: Callable[[], None]) -> None:
         main()
     except UserError as error:
         _fail(str(error), 1)
+    except BrokenPipeError:
+        # Who read our output went away (`| head`): nothing is wrong. Python would complain once more while it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
-        _fail("interrupted", 130)
+        _fail("interrupted: the same command starts it again", 130)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -47,17 +53,19 @@ def run(main: Callable[[], None]) -> None:
 
 def _fail(message: str, status: int) -> None:
     print(f"error: {message}", file=sys.stderr, flush=True)
-    if "DVC_STAGE" in os.environ:
+    if os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
         print(RESTORE, file=sys.stderr, flush=True)
     sys.exit(status)
 
 
-def progress(items: Iterable[T], label: str, unit: str, total: int | None = None) -> Iterator[T]:
-    """Yield `items`, with a bar that shows rate and time left when standard error is a terminal.
+def progress(label: str, total: int | None, unit: str) -> tqdm:
+    """A bar with rate and, where `total` is known, the time left; silent where standard error is no terminal."""
+    # disable=None: tqdm looks for the terminal by itself.
+    return tqdm(desc=label, total=total, unit=unit, unit_scale=unit == "B", disable=None, leave=False)
 
-    `total` is the number of items, where it is known.
-    """
-    from tqdm import tqdm
 
-    # disable=None: tqdm stays silent by itself where there is no terminal.
-    yield from tqdm(items, desc=label, unit=f" {unit}", total=total, disable=None, leave=False)
+def counted(items: Iterable[T], bar: tqdm) -> Iterator[T]:
+    """Yield `items`, each moving the bar on by one."""
+    for item in items:
+        yield item
+        bar.update()

@@ -27,7 +27,8 @@ from stages.lib.cli import UserError
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema([("text", pa.string()), ("line", pa.int64()), ("split", pa.string())])
-BATCH = 1000  # documents in one Arrow record batch
+# A record batch ends at whichever comes first, so that what holds one in memory stays small.
+BATCH_DOCUMENTS, BATCH_BYTES = 1000, 2**23
 
 # Control characters that no text holds on purpose; tab, line feed, carriage return and form feed are left alone.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
@@ -66,10 +67,12 @@ def parse_line(line: bytes, text_field: str) -> str | None:
         raise BadLine(f"not JSON at column {error.colno}: {error.msg}") from None
     except RecursionError:
         raise BadLine("JSON nested too deep") from None
+    except ValueError as error:  # a number of thousands of digits
+        raise BadLine(f"not JSON that can be read: {error}") from None
     if not isinstance(record, dict):
         raise BadLine(f'a JSON {_json_type(record)}, not an object: write {{"{text_field}": "..."}}')
     if text_field not in record:
-        found = ", ".join(record) or "none"
+        found = ", ".join(record).encode("utf-8", "backslashreplace").decode("utf-8") or "none"
         raise BadLine(f'no field "{text_field}" (fields: {found}): rename it, or set corpus.text_field in params.yaml')
     text = record[text_field]
     if not isinstance(text, str):
@@ -131,6 +134,7 @@ class Writer:
             sink = self._open.enter_context(pa.OSFile(str(folder / f"{split}.arrow"), "wb"))
             self._writers[split] = self._open.enter_context(pa.ipc.new_stream(sink, SCHEMA))
         self._waiting: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
+        self._sizes = dict.fromkeys(SPLITS, 0)
 
     def __enter__(self) -> Writer:
         return self
@@ -141,20 +145,29 @@ class Writer:
                 for split in SPLITS:
                     self._write(split)
 
-    def add(self, text: str, line: int, split: str) -> None:
-        """Append one document; `line` is its line number in the corpus, from 1."""
+    def add(self, text: str, line: int, split: str) -> int:
+        """Append one document, `line` being its line number in the corpus, from 1; return its size in UTF-8 bytes."""
         waiting = self._waiting[split]
         waiting.append({"text": text, "line": line, "split": split})
-        if len(waiting) == BATCH:
+        size = len(text.encode("utf-8"))
+        self._sizes[split] += size
+        if len(waiting) == BATCH_DOCUMENTS or self._sizes[split] >= BATCH_BYTES:
             self._write(split)
+        return size
 
     def _write(self, split: str) -> None:
         if waiting := self._waiting[split]:
             self._writers[split].write_batch(pa.RecordBatch.from_pylist(waiting, schema=SCHEMA))
             waiting.clear()
+            self._sizes[split] = 0
+
+
+def count_documents(folder: str | Path, split: str) -> int:
+    """How many documents a split has."""
+    return sum(batch.num_rows for batch in read_documents(folder, split))
 
 
 def read_documents(folder: str | Path, split: str) -> Iterator[pa.RecordBatch]:
-    """Yield the documents of a split, up to `BATCH` at a time, in corpus order (columns of `SCHEMA`)."""
+    """Yield the documents of a split, one record batch at a time, in corpus order (columns of `SCHEMA`)."""
     with pa.memory_map(str(Path(folder) / f"{split}.arrow")) as source, pa.ipc.open_stream(source) as reader:
         yield from reader

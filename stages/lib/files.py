@@ -15,6 +15,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from stages.lib.cli import UserError
+
+
+def need(*paths: str | Path) -> None:
+    """Raise UserError when one of a stage's inputs is not there."""
+    for path in paths:
+        if not Path(path).exists():
+            raise UserError(f"{path} is not there yet: run dvc repro, which makes it")
+
 
 @contextmanager
 def new_folder(path: str | Path) -> Iterator[Path]:
@@ -34,10 +43,13 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         if file.is_file():
             file.chmod(0o666 & ~mask)  # safetensors writes files that only their owner may read
         sync(file)
+    old = path.parent / f".{path.name}.old.partial"
+    shutil.rmtree(old, ignore_errors=True)
     if path.exists():
-        shutil.rmtree(path)
+        path.rename(old)
     partial.rename(path)
     sync(path.parent)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @contextmanager

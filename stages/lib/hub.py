@@ -10,6 +10,7 @@ from huggingface_hub import HfApi, snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -38,6 +39,8 @@ def download(name: str, revision: str | None) -> Download:
     try:
         info = HfApi().model_info(name, revision=revision)
         folder = snapshot_download(name, revision=info.sha, allow_patterns=list(FILES))
+    except HFValidationError:
+        raise UserError(f"{name} is no name a model of the Hub can have: mend base.hub in params.yaml") from None
     except GatedRepoError:
         raise UserError(f"{wanted} asks for consent: give it on the model's page, then run hf auth login") from None
     except RevisionNotFoundError:

@@ -14,9 +14,12 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import ModelCard
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
+from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
+from yaml import YAMLError
 
 from stages.lib import files
 from stages.lib.cli import UserError
@@ -32,10 +35,13 @@ FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.json",
     "merges.txt",
 )
 _FUSED = {"gelu_new": "gelu_pytorch_tanh"}
+# White space, marks of their own, characters of one to four bytes: what a lossy tokenizer would change.
+_PROBE = f" a  b\t\n\nЁё й и\u0306 e\u0301 don't 12,345.6\u00a0🐈 {BOUNDARY} "
 
 
 def load(folder: str | Path, dropout: float = 0.0) -> GPT2LMHeadModel:
@@ -47,12 +53,12 @@ def load(folder: str | Path, dropout: float = 0.0) -> GPT2LMHeadModel:
     if not (Path(folder) / "model.safetensors").exists():
         raise UserError(f"{folder} holds no model yet: run dvc repro")
     config = at_work(GPT2Config.from_pretrained(folder), dropout)
-    return _ready(_read(folder, config)[0])
+    return _read(folder, config)[0].eval()
 
 
 def create(config: GPT2Config) -> GPT2LMHeadModel:
     """A GPT-2 of this shape with fresh weights, drawn from torch's global generator."""
-    return _ready(GPT2LMHeadModel(at_work(config)))
+    return GPT2LMHeadModel(at_work(config)).eval()
 
 
 def at_work(config: GPT2Config, dropout: float = 0.0) -> GPT2Config:
@@ -61,12 +67,6 @@ def at_work(config: GPT2Config, dropout: float = 0.0) -> GPT2Config:
     config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = dropout
     config._attn_implementation = "sdpa"
     return config
-
-
-def _ready(model: GPT2LMHeadModel) -> GPT2LMHeadModel:
-    # GPT-2 leaves this unset, and the Trainer then counts one label too many per row (transformers 5.18).
-    model.loss_type = "ForCausalLM"
-    return model.eval()
 
 
 def _read(folder: str | Path, config: GPT2Config) -> tuple[GPT2LMHeadModel, dict]:
@@ -84,14 +84,9 @@ def normalise(source: str | Path, name: str, folder: Path) -> None:
     the model. Raises UserError when it is no GPT-2, has no safetensors, lacks weights, or lacks `<|endoftext|>`.
     """
     source = Path(source)
-    if not (source / "config.json").exists():
-        raise UserError(f"{name} has no config.json: it must be a Hugging Face model folder")
-    kind = files.read_json(source / "config.json").get("model_type")
-    if kind != "gpt2":
-        raise UserError(f"{name} is a model of type {kind}: only GPT-2 models (model_type gpt2) can be tuned here")
-    if not any(source.glob("*.safetensors")):
-        raise UserError(f"{name} has no *.safetensors: convert its weights first; pickles are never read")
-    config = GPT2Config.from_pretrained(source)
+    config = _read_config(source, name)
+    if not any(source.glob("model*.safetensors")):
+        raise UserError(f"{name} has no model.safetensors: convert its weights first; pickles are never read")
     try:
         model, loading = _read(source, config)
     except (SafetensorError, OSError) as error:
@@ -99,15 +94,56 @@ def normalise(source: str | Path, name: str, folder: Path) -> None:
     absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if absent:
         raise UserError(f"{name}: its weights do not fit its config.json; missing or of another shape: {absent[0]}")
-    with quiet():
-        AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-    tokenizer = load_tokenizer(folder)
-    if tokenizer.get_vocab_size() > config.vocab_size:
-        raise UserError(f"{name}: its tokenizer has {tokenizer.get_vocab_size()} tokens, its model {config.vocab_size}")
-    boundary = tokenizer.token_to_id(BOUNDARY)
+    boundary = _normalise_tokenizer(source, name, folder, config)
     for settings in (model.config, model.generation_config):
         settings.bos_token_id = settings.eos_token_id = boundary
     save(model, folder)
+
+
+def _read_config(source: Path, name: str) -> GPT2Config:
+    path = source / "config.json"
+    if not path.exists():
+        raise UserError(f"{name} has no config.json: it must be a Hugging Face model folder")
+    try:
+        kind = files.read_json(path).get("model_type")
+        if kind != "gpt2":
+            raise UserError(f"{name} is a model of type {kind}: only GPT-2 models (model_type gpt2) can be tuned here")
+        return GPT2Config.from_pretrained(source)
+    except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"{name}: its config.json is not that of a GPT-2 ({reason})") from None
+
+
+def _normalise_tokenizer(source: Path, name: str, folder: Path, config: GPT2Config) -> int:
+    """Write tokenizer.json and tokenizer_config.json to `folder`; return the id of `<|endoftext|>`."""
+    stored = folder / "tokenizer.json"
+    if (source / "tokenizer.json").exists():
+        # The file itself: what transformers reads and writes again can be another tokenizer.
+        shutil.copyfile(source / "tokenizer.json", stored)
+    elif (source / "vocab.json").exists() and (source / "merges.txt").exists():
+        with quiet():
+            AutoTokenizer.from_pretrained(source).backend_tokenizer.save(str(stored))
+    else:
+        raise UserError(f"{name} has no tokenizer.json, nor vocab.json and merges.txt: it needs its tokenizer")
+    tokenizer = load_tokenizer(folder)
+    if tokenizer.get_vocab_size() > config.vocab_size:
+        raise UserError(f"{name}: its tokenizer has {tokenizer.get_vocab_size()} tokens, its model {config.vocab_size}")
+    missing = [byte for byte in ByteLevel.alphabet() if tokenizer.token_to_id(byte) is None]
+    ids = tokenizer.encode(_PROBE, add_special_tokens=False).ids
+    if missing or tokenizer.decode(ids, skip_special_tokens=False) != _PROBE:
+        raise UserError(f"{name}: its tokenizer cannot give back every text; a GPT-2's works on bytes and can")
+    files.write_json(
+        folder / "tokenizer_config.json",
+        {
+            "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
+            "bos_token": BOUNDARY,
+            "eos_token": BOUNDARY,
+            "unk_token": BOUNDARY,
+            "model_max_length": config.n_positions,
+            "clean_up_tokenization_spaces": False,
+        },
+    )
+    return tokenizer.token_to_id(BOUNDARY)
 
 
 def provenance(source: str | Path) -> dict[str, str]:
@@ -119,7 +155,12 @@ def provenance(source: str | Path) -> dict[str, str]:
 def licence(source: str | Path) -> str | None:
     """The licence that the folder's model card (README.md) states, if any."""
     card = Path(source) / "README.md"
-    return ModelCard.load(card).data.license if card.exists() else None
+    if not card.exists():
+        return None
+    try:
+        return ModelCard.load(card).data.license
+    except (ValueError, YAMLError):
+        return None  # a README that is no model card
 
 
 def save(model: GPT2LMHeadModel, folder: str | Path) -> None:

@@ -58,6 +58,12 @@ class Base(Section):
     hub: Annotated[str, AfterValidator(_hub_name)] | None
     revision: Annotated[str, Field(min_length=1)] | None
 
+    @model_validator(mode="after")
+    def _revision_of_a_hub_model(self) -> Base:
+        if self.revision and not self.hub:
+            raise ValueError("revision is of a model of the Hub, but base.hub is null")
+        return self
+
 
 class Validate(Section):
     """How the corpus is checked and divided."""
@@ -103,7 +109,7 @@ class Train(Section):
 class Evaluate(Section):
     """How base and tuned model are compared."""
 
-    stride: Positive
+    stride: Positive | None
     prompts: list[Annotated[str, Field(min_length=1)]]
     held_out_prompts: Annotated[int, Field(ge=0)]
     new_tokens: Positive
@@ -128,6 +134,19 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     report: Report
+
+    def check_context(self, context: int) -> None:
+        """Raise UserError when a setting needs a base model that sees more than `context` tokens."""
+        if self.tokenize.max_length > context:
+            raise UserError(
+                f"{PATH}: tokenize.max_length is {self.tokenize.max_length}, but the base model sees {context} tokens "
+                "at most"
+            )
+        if self.evaluate.stride is not None and self.evaluate.stride >= context:
+            raise UserError(
+                f"{PATH}: evaluate.stride is {self.evaluate.stride}, but must be below the {context} tokens that the "
+                "base model sees"
+            )
 
 
 def load(path: str | Path = PATH) -> Params:

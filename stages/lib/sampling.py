@@ -65,14 +65,16 @@ def continue_text(
 ) -> Continuation:
     """Continue `prompt` as the opening of a document, until the model ends it or `new_tokens` are written.
 
-    `write` is given each piece of text as it comes. An empty prompt lets the model begin by itself. Raises UserError
-    when the prompt leaves no room in the model's context.
+    `write` is given the prompt and then each piece of text as it comes. An empty prompt lets the model begin by
+    itself. Raises UserError when the prompt leaves no room in the model's context.
     """
     boundary = boundary_id(tokenizer)
     ids = [boundary, *tokenizer.encode(prompt, add_special_tokens=False).ids]
     room = model.config.n_positions - len(ids)
     if room < 1:
         raise UserError(f"the prompt has {len(ids) - 1} tokens, the model sees {model.config.n_positions - 2} at most")
+    if write:
+        write(prompt)
     chosen = GenerationConfig(
         max_new_tokens=min(sampling.new_tokens, room),
         do_sample=sampling.temperature > 0,

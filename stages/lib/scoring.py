@@ -36,9 +36,12 @@ def next_token_nats(
     a row apart. Returns float32, shape [rows, length - 1], 0 where the label is `IGNORE`.
     """
     # No attention mask and no cache: with either, transformers 5.18 lets packed documents see each other.
-    logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits[:, :-1]
-    nats = cross_entropy(logits.flatten(0, 1).float(), labels[:, 1:].flatten(), ignore_index=IGNORE, reduction="none")
-    return nats.view(labels.shape[0], -1)
+    logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
+    # The labels are moved, not the logits cut: those are by far the largest thing here, and cutting copies them.
+    targets = torch.full_like(labels, IGNORE)
+    targets[:, :-1] = labels[:, 1:]
+    nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
+    return nats.view(labels.shape)[:, :-1]
 
 
 @dataclass(frozen=True)
@@ -104,16 +107,20 @@ def _windows(document: int, ids: np.ndarray, context: int, stride: int) -> Itera
 
 @torch.no_grad()
 def score_documents(
-    model: PreTrainedModel, documents: Iterable[Document], stride: int | None = None, batch_tokens: int = 8192
+    model: PreTrainedModel, documents: Iterable[Document], stride: int | None = None, batch_tokens: int | None = None
 ) -> Iterator[Score]:
     """Yield the score of each document, in order.
 
     `stride`: by how many tokens the window moves on over a document longer than the context; each token then has at
     least context - stride tokens before it. Half the context by default. `batch_tokens`: tokens, padding included,
-    that go through the model at once. The model is scored in evaluation mode and handed back in the mode it was in.
+    that go through the model at once; by default as many as keep their logits within 256 MB. The model is scored in
+    evaluation mode and handed back in the mode it was in.
     """
     context = model.config.n_positions
-    stride = stride or context // 2
+    if stride is None:
+        stride = context // 2
+    if batch_tokens is None:
+        batch_tokens = min(8192, 2**26 // model.config.vocab_size)
     if not 0 < stride < context:
         raise ValueError(f"stride {stride} must be at least 1 and below the model's context of {context} tokens")
     training = model.training

@@ -1,7 +1,7 @@
 """Training, on Hugging Face's Trainer, with what it would quietly get wrong done here.
 
-- The loss of a step is its nats over its predicted tokens, whatever the batches and their padding: the Trainer's own
-  count is off by one token a row for GPT-2 (transformers 5.18).
+- The loss of a step is its nats over its predicted tokens, whatever the batches and their padding: left to itself,
+  the Trainer counts one token a row too many for GPT-2 (transformers 5.18).
 - The curve's points are totals over totals since the point before, and survive a resume; the Trainer's are means of
   means, and lose what a resumed run had added up.
 - Validation runs at the end of every epoch, before the checkpoint of that step is written, with the pipeline's scorer.
@@ -75,9 +75,14 @@ class Record:
 
 
 class Trainer(transformers.Trainer):
-    """The Trainer with the pipeline's loss. `record` is told what each batch came to."""
+    """The Trainer with the pipeline's loss. `record` is told what each batch came to.
+
+    With `bfloat16` the forward pass of a training step runs in mixed precision. That is done here and not by the
+    Trainer's own option, which changes the model itself, so that validation would run in bfloat16 too.
+    """
 
     record: Record
+    bfloat16: bool
 
     def compute_loss(
         self,
@@ -87,7 +92,8 @@ class Trainer(transformers.Trainer):
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """Nats of this batch over the predicted tokens of the whole step, so that a step's batches add up."""
-        nats = scoring.next_token_nats(model, **inputs).sum()
+        with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.bfloat16):
+            nats = scoring.next_token_nats(model, **inputs).sum()
         self.record.point_nats += nats.item()
         self.record.point_tokens += int((inputs["labels"] != scoring.IGNORE).sum())
         return nats / num_items_in_batch
@@ -136,7 +142,7 @@ class Course(TrainerCallback):
             best = self._record.best_bits_per_byte
             if bits_per_byte is not None and (best is None or bits_per_byte < best):
                 self._record.best_step, self._record.best_bits_per_byte = state.global_step, bits_per_byte
-                with files.new_folder(self._run.folder / "best") as folder:
+                with files.new_folder(self._run.best(state.global_step)) as folder:
                     models.save(model, folder)
             control.should_save = True
 
@@ -144,7 +150,8 @@ class Course(TrainerCallback):
         total = self._validate()
         if not total.documents:
             return None
-        loss = total.nats / total.tokens
+        # As in training, the closing <|endoftext|> of each document counts here.
+        loss = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
         self._record.validation.append({"step": step, "bits_per_byte": total.bits_per_byte, "loss": loss})
         self._board.add_scalar("validation/bits_per_byte", total.bits_per_byte, step)
         self._board.add_scalar("validation/loss", loss, step)
@@ -179,6 +186,7 @@ class Course(TrainerCallback):
         checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
         files.write_json(checkpoint / _RECORD, asdict(self._record))
         self._run.seal(checkpoint, self._settings.save_total_limit)
+        self._run.keep_best(self._record.best_step)
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Close what is open."""
@@ -217,7 +225,6 @@ def trainer(
         save_total_limit=None,  # older checkpoints go when the new one counts, not before
         eval_strategy="no",
         use_cpu=not on_gpu,
-        bf16=on_gpu and torch.cuda.is_bf16_supported(),
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
         report_to="none",
@@ -228,6 +235,7 @@ def trainer(
         arguments._n_gpu = 1
     made = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
     made.remove_callback(PrinterCallback)
+    made.bfloat16 = on_gpu and torch.cuda.is_bf16_supported()
     return made
 
 
