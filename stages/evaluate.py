@@ -75,9 +75,11 @@ def _prompts(tokenizer: Tokenizer, settings: params.Evaluate, count: int) -> lis
     for place, document in enumerate(_test_documents(tokenizer)):
         if place in places:
             ids = document.ids[1:-1].tolist()
+            text = tokenizer.decode(ids, skip_special_tokens=False)
             opening = tokenizer.decode(ids[:PROMPT_TOKENS], skip_special_tokens=False).rstrip(sampling.BROKEN)
-            original = tokenizer.decode(ids, skip_special_tokens=False)[len(opening) :]
-            prompts.append({"prompt": opening, "line": document.line, "original": original})
+            if opening != text:
+                opening = opening.rpartition(" ")[0] or opening  # a word cut in half is a prompt nobody writes
+            prompts.append({"prompt": opening, "line": document.line, "original": text[len(opening) :]})
     return prompts
 
 

@@ -71,6 +71,17 @@ def test_what_a_readme_links_to_is_there(name):
             assert (HOME / name).parent.joinpath(target).exists(), target
 
 
+@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
+def test_the_readmes_quote_the_committed_figures(name):
+    text = (HOME / name).read_text(encoding="utf-8")
+    figures = json.loads((HOME / "logs/evaluate.json").read_text(encoding="utf-8"))
+    base, tuned = figures["base"], figures["tuned"]
+    assert f" {figures['documents']} " in text
+    assert f"| {base['bits_per_byte']:.4f} | **{tuned['bits_per_byte']:.4f}** |" in text
+    assert f"| {base['perplexity']:.2f} | {tuned['perplexity']:.2f} |" in text
+    assert f"| {base['end_of_text_nats']:.1f} | {tuned['end_of_text_nats']:.1f} |" in text
+
+
 def test_no_ignore_rule_hides_a_file_that_is_tracked():
     result = subprocess.run(
         ["git", "ls-files", "--cached", "--ignored", "--exclude-standard"], cwd=HOME, capture_output=True, check=True
