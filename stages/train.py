@@ -52,7 +52,7 @@ def _train(
     """Train, from a checkpoint where there is one; return the figures, the record and the weights to keep."""
     model = models.load(BASE, settings.dropout)
     rows = batches.open_rows(TOKENS, "train")
-    steps_per_epoch = math.ceil(len(rows) / settings.batch_size / settings.gradient_accumulation_steps)
+    steps_per_epoch = math.ceil(len(rows) / (settings.batch_size * settings.gradient_accumulation_steps))
     steps = steps_per_epoch * settings.epochs
     trainer = training.trainer(model, rows, settings, steps, run.folder, batches.collate)
     boundary = tokens.boundary_id(tokens.load_tokenizer(BASE))

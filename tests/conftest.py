@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+
+# Before torch is loaded: the tests' models are so small that a second thread only gets in the way.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import shutil
 import subprocess
 import sys
@@ -24,7 +28,7 @@ TEXTS = [
 
 def environment(**more: str) -> dict[str, str]:
     """The environment of a command a user types: nothing of the test run's own, no network, no progress bars."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "HF_", "GIT_"))}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "HF_", "GIT_", "OMP_"))}
     bin_folder = str(Path(sys.executable).parent)
     return kept | {
         "PATH": bin_folder + os.pathsep + kept.get("PATH", ""),
@@ -39,10 +43,11 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Project:
-    """A copy of the project in a folder of its own."""
+    """A copy of the project in a folder of its own; its commands run with the environment variables `env` besides."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
+        self.env = env
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -69,7 +74,7 @@ class Project:
         return subprocess.Popen(
             self._words(command),
             cwd=self.folder,
-            env=environment(**env),
+            env=environment(**self.env, **env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -81,7 +86,7 @@ class Project:
         return subprocess.run(
             self._words(command),
             cwd=self.folder,
-            env=environment(**env),
+            env=environment(**self.env, **env),
             input=stdin,
             capture_output=True,
             text=True,
@@ -115,7 +120,7 @@ class Project:
         self.ok("git", "commit", "-q", "--allow-empty", "-m", message)
 
 
-def copy_project(folder: Path) -> Project:
+def copy_project(folder: Path, **env: str) -> Project:
     """The project's files as git sees them, uncommitted changes included, as a repository of its own."""
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
@@ -127,7 +132,7 @@ def copy_project(folder: Path) -> Project:
         if (HOME / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(HOME / name, folder / name)
-    project = Project(folder)
+    project = Project(folder, **env)
     project.ok("git", "init", "-q", "-b", "main")
     return project
 

@@ -17,7 +17,7 @@ from stages.lib.cli import UserError
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, tiny_base):
-    made = copy_project(tmp_path_factory.mktemp("project"))
+    made = copy_project(tmp_path_factory.mktemp("project"), OMP_NUM_THREADS="1")
     for name in ("base", "finetuned"):
         shutil.rmtree(made.path(f"model/{name}"), ignore_errors=True)
         made.path(f"model/{name}").mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_a_mistake_is_one_clear_line(project, arguments, expected):
 
 
 def test_before_the_first_run_it_says_what_to_do(tmp_path):
-    project = copy_project(tmp_path / "project")
+    project = copy_project(tmp_path / "project", OMP_NUM_THREADS="1")
     assert "model/finetuned holds no model yet: run dvc repro" in project.fails("python", "generate.py", "Кот")
 
 

@@ -92,7 +92,7 @@ class Answer(BaseHTTPRequestHandler):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    made = copy_project(tmp_path_factory.mktemp("project"))
+    made = copy_project(tmp_path_factory.mktemp("project"), OMP_NUM_THREADS="1")
     made.set(base__hub=NAME)
     return made
 

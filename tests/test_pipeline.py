@@ -14,6 +14,7 @@ from ruamel.yaml import YAML
 
 from stages.lib import files
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
 STAGES = ("base", "validate", "tokenize", "train", "evaluate", "report")
 OUTPUTS = (
     "model/base",
@@ -45,16 +46,14 @@ def ran(output):
 @pytest.fixture(scope="session")
 def reproduced(tmp_path_factory, tiny_base) -> Project:
     """A tiny project after `dvc repro`, committed. Tests copy it before they change anything."""
-    folder = tmp_path_factory.mktemp("reproduced") / "project"
-    made = Project(folder)
-    tiny_project(folder, tiny_base)
+    made = tiny_project(tmp_path_factory.mktemp("reproduced") / "project", tiny_base)
     made.ok("dvc", "repro")
     made.commit("results")
     return made
 
 
 def tiny_project(folder, tiny_base):
-    made = copy_project(folder)
+    made = copy_project(folder, **ONE_THREAD)
     shutil.rmtree(made.path("model/embedded"), ignore_errors=True)
     shutil.copytree(tiny_base, made.path("model/embedded"))
     made.write_corpus(many_texts())
@@ -69,7 +68,7 @@ def tiny_project(folder, tiny_base):
 def project(reproduced, tmp_path) -> Project:
     """A copy of the reproduced project that a test may change."""
     shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project")
+    return Project(tmp_path / "project", **ONE_THREAD)
 
 
 # What dvc.yaml says
@@ -254,7 +253,8 @@ def test_stages_that_need_no_torch_run_without_it(project, stage):
     project.ok("python", "-c", blocked)
 
 
-def test_an_experiment_reruns_what_its_setting_touches(project):
+def test_an_experiment_reruns_what_its_setting_touches_and_leaves_a_way_back(project):
+    before = hashes(project)
     output = project.ok("dvc", "exp", "run", "-S", "train.epochs=1")
     assert ran(output) == ["train", "evaluate", "report"]
     rows = project.json("logs/tokenize.json")["train"]["rows"]
@@ -263,6 +263,10 @@ def test_an_experiment_reruns_what_its_setting_touches(project):
     assert difference == {"params.yaml": {"train.epochs": {"old": 3, "new": 1, "diff": -2}}}
     metrics = json.loads(project.ok("dvc", "metrics", "diff", "--json"))
     assert metrics["logs/train.json"]["steps"]["diff"] < 0
+    project.ok("git", "checkout", ".")
+    project.ok("dvc", "checkout")
+    assert hashes(project) == before
+    assert project.ok("git", "status", "--porcelain") == ""
 
 
 def test_a_learning_rate_given_to_dvc_is_used_as_a_number(project):

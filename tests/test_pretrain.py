@@ -17,7 +17,7 @@ SMALL = (
 
 @pytest.fixture
 def project(tmp_path):
-    made = copy_project(tmp_path / "project")
+    made = copy_project(tmp_path / "project", OMP_NUM_THREADS="1")
     made.path("texts.jsonl").write_text(
         "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in many_texts(200)) + "not json\n",
         encoding="utf-8",
