@@ -30,7 +30,8 @@ def main() -> None:
     tokenizer = tokens.load_tokenizer(MODELS["base"])
     loaded = {name: models.load(folder).to(device) for name, folder in MODELS.items()}
     everything.check_context(loaded["base"].config.n_positions)
-    totals = {name: _score(name, model, tokenizer, settings.stride) for name, model in loaded.items()}
+    count = sum(1 for _ in _test_documents(tokenizer))
+    totals = {name: _score(name, model, tokenizer, settings.stride, count) for name, model in loaded.items()}
     test = totals["base"]
     figures = {
         "documents": test.documents,
@@ -40,7 +41,7 @@ def main() -> None:
     }
     samples = [
         _sample(loaded, tokenizer, prompt, settings, settings.seed + number)
-        for number, prompt in enumerate(_prompts(tokenizer, settings, test.documents))
+        for number, prompt in enumerate(_prompts(tokenizer, settings, count))
     ]
     files.write_text(SAMPLES, "".join(map(files.to_json_line, samples)))
     files.write_json(FIGURES, figures)
@@ -51,8 +52,7 @@ def _test_documents(tokenizer: Tokenizer) -> Iterator[Document]:
     return documents_of(tokens.read_rows(TEST), tokens.boundary_id(tokenizer))
 
 
-def _score(name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int | None) -> scoring.Total:
-    count = sum(1 for _ in _test_documents(tokenizer))
+def _score(name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int | None, count: int) -> scoring.Total:
     with cli.progress(f"evaluate {name}", count, " documents") as bar:
         scores = scoring.score_documents(model, _test_documents(tokenizer), stride)
         return scoring.total(cli.counted(scores, bar))

@@ -92,12 +92,11 @@ def _train(
         ) from None
 
     keep_best = settings.keep == "best" and record.best_step is not None
-    kept = next((point for point in record.validation if point["step"] == record.best_step), None)
-    if not keep_best:
-        kept = record.validation[-1] if record.validation else None
+    kept_step = record.best_step if keep_best else trainer.state.global_step
+    kept = next((point for point in record.validation if point["step"] == kept_step), None)
     figures = {
         "steps": trainer.state.global_step,
-        "best_step": record.best_step if keep_best else trainer.state.global_step,
+        "best_step": kept_step,
         "tokens": record.tokens,
         "learning_rate": trainer.args.learning_rate,
         "logging_steps": every,
@@ -109,7 +108,7 @@ def _train(
         cli.say(f"train: kept step {kept['step']}, validation {kept['bits_per_byte']:.4f} bits per byte")
     else:
         cli.say("train: no validation documents: the weights of the last step are kept")
-    return figures, record, models.load(run.best(record.best_step)) if keep_best else model
+    return figures, record, models.load(run.best(kept_step)) if keep_best else model
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ def main() -> None:
         corpus.Writer(folder) as writer,
         open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
         open(rejected_file, "w", encoding="utf-8") as rejected,
-        cli.progress("validate", Path(path).stat().st_size if Path(path).is_file() else None, "B") as bar,
+        cli.progress("validate", corpus.size(path), "B") as bar,
     ):
         duplicates.write("line\tduplicate_of\n")
         for number, line in corpus.read_lines(path):

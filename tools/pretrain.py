@@ -235,6 +235,8 @@ def main() -> None:
     args = arguments()
     devices.keep_freed_memory()
     sources = [Source.parse(text) for text in args.corpus]
+    for path in [*(source.path for source in sources), *args.evaluate]:
+        corpus.size(path)  # a file that is not there is better known before hours of training than after
     work = args.output.with_name(args.output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     command = work / "command.json"

@@ -38,14 +38,19 @@ class BadLine(Exception):
     """A line that holds no usable document. Its text says why and what to do."""
 
 
-def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield each line's number, from 1, and its bytes without the line end. Raises UserError if there is no file."""
+def size(path: str | Path) -> int:
+    """The bytes of the corpus file. Raises UserError if there is none."""
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder: corpus.path in params.yaml must name one JSON Lines file")
     if not path.exists():
         raise UserError(f'{path} is not there: put your texts into it, one {{"text": "..."}} a line, in UTF-8')
-    with path.open("rb") as file:
+    return path.stat().st_size
+
+
+def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
+    """Yield each line's number, from 1, and its bytes without the line end."""
+    with open(path, "rb") as file:
         for number, line in enumerate(file, 1):
             yield number, line.rstrip(b"\r\n")
 

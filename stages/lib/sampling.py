@@ -75,15 +75,14 @@ def continue_text(
         raise UserError(f"the prompt has {len(ids) - 1} tokens, the model sees {model.config.n_positions - 2} at most")
     if write:
         write(prompt)
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     chosen = GenerationConfig(
         max_new_tokens=min(sampling.new_tokens, room),
         do_sample=sampling.temperature > 0,
         repetition_penalty=sampling.repetition_penalty,
         eos_token_id=boundary,
         pad_token_id=boundary,
-        **({"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k})
-        if sampling.temperature > 0
-        else {},
+        **(drawn if sampling.temperature > 0 else {}),
     )
     torch.manual_seed(seed)
     prompt_ids = torch.tensor([ids], device=model.device)

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from tokenizers import Tokenizer
 
+from stages.lib import files
 from stages.lib.cli import UserError
 from stages.lib.packing import Document, Row, Segment
 
@@ -35,8 +36,7 @@ BATCH = 1000  # rows in one Arrow record batch
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a model folder, set so that no text can turn into a special token. Raises UserError."""
     path = Path(folder) / "tokenizer.json"
-    if not path.exists():
-        raise UserError(f"{path} is not there: run dvc repro, which makes it")
+    files.need(path)
     tokenizer = Tokenizer.from_file(str(path))
     tokenizer.encode_special_tokens = True
     tokenizer.no_truncation()

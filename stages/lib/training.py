@@ -30,7 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.lib import checkpoints, files, models, params, scoring
+from stages.lib import checkpoints, devices, files, models, params, scoring
 from stages.lib.cli import UserError
 
 LOG_POINTS = 20  # a curve of fewer points shows nothing
@@ -204,7 +204,7 @@ def trainer(
     collate: Callable[[Any], dict[str, torch.Tensor]],
 ) -> Trainer:
     """The Trainer for `model` over packed `rows`, silent, with the settings of params.yaml under its own names."""
-    on_gpu = torch.cuda.is_available()
+    on_gpu = devices.choose().type == "cuda"
     arguments = TrainingArguments(
         output_dir=str(output),
         num_train_epochs=settings.epochs,
