@@ -14,8 +14,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,7 +25,7 @@ import torch
 from datasets import concatenate_datasets
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from tqdm import tqdm
-from transformers import GPT2Config, GPT2TokenizerFast
+from transformers import GPT2Config
 
 from stages.lib import batches, cli, corpus, devices, files, packing, scoring, tokens
 from stages.lib import models as gpt2
@@ -43,13 +44,13 @@ class Source:
         path, _, passes = text.rpartition(":")
         return cls(Path(path), int(passes)) if path and passes.isdigit() else cls(Path(text), 1)
 
-    def texts(self) -> Iterator[tuple[int, str]]:
-        """Yield line number and text of each document; a line without one is named and left out."""
+    def texts(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[tuple[int, str]]:
+        """Yield line number and text of each document; `tell` hears of each line that is left out, and why."""
         for number, line in corpus.read_lines(self.path):
             try:
                 text = corpus.parse_line(line, "text")
             except corpus.BadLine as error:
-                cli.say(f"left out: {self.path}, line {number}: {error}")
+                tell(f"left out: {self.path}, line {number}: {error}")
                 continue
             if text is not None:
                 yield number, text
@@ -81,7 +82,7 @@ def documents(source: Source, tokenizer: Tokenizer, chunk: int = 1000) -> Iterat
             yield packing.Document(line, ids, len(text.encode("utf-8")))
         waiting.clear()
 
-    for item in source.texts():
+    for item in source.texts(tell=cli.say):
         waiting.append(item)
         if len(waiting) == chunk:
             yield from flush()
@@ -189,16 +190,10 @@ def save(model: torch.nn.Module, work: Path, output: Path) -> None:
     usual = GPT2Config()
     for name in ("activation_function", "attn_pdrop", "embd_pdrop", "resid_pdrop"):
         setattr(model.config, name, getattr(usual, name))
-    tokenizer = GPT2TokenizerFast(
-        tokenizer_object=Tokenizer.from_file(str(work / "tokenizer.json")),
-        bos_token=tokens.BOUNDARY,
-        eos_token=tokens.BOUNDARY,
-        unk_token=tokens.BOUNDARY,
-        model_max_length=model.config.n_positions,
-    )
     output.mkdir(parents=True, exist_ok=True)
     gpt2.save(model.to(torch.bfloat16), output)
-    tokenizer.save_pretrained(output)
+    shutil.copyfile(work / "tokenizer.json", output / "tokenizer.json")
+    gpt2.write_tokenizer_config(output, model.config.n_positions)
 
 
 def evaluate(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, limit: int) -> float:

@@ -132,18 +132,28 @@ def _normalise_tokenizer(source: Path, name: str, folder: Path, config: GPT2Conf
     ids = tokenizer.encode(_PROBE, add_special_tokens=False).ids
     if missing or tokenizer.decode(ids, skip_special_tokens=False) != _PROBE:
         raise UserError(f"{name}: its tokenizer cannot give back every text; a GPT-2's works on bytes and can")
+    write_tokenizer_config(folder, config.n_positions)
+    return tokenizer.token_to_id(BOUNDARY)
+
+
+def write_tokenizer_config(folder: Path, context: int) -> None:
+    """Write the tokenizer_config.json that goes with a tokenizer.json, for a model that sees `context` tokens.
+
+    With it transformers' `AutoTokenizer` gives a text the ids that the pipeline gives it: tokenizer.json is read as it
+    is, and nothing in a text turns into `<|endoftext|>`.
+    """
     files.write_json(
         folder / "tokenizer_config.json",
         {
-            "tokenizer_class": "PreTrainedTokenizerFast",  # reads tokenizer.json as it is
+            "tokenizer_class": "PreTrainedTokenizerFast",  # the one that reads tokenizer.json as it is
             "bos_token": BOUNDARY,
             "eos_token": BOUNDARY,
             "unk_token": BOUNDARY,
-            "model_max_length": config.n_positions,
+            "split_special_tokens": True,
+            "model_max_length": context,
             "clean_up_tokenization_spaces": False,
         },
     )
-    return tokenizer.token_to_id(BOUNDARY)
 
 
 def provenance(source: str | Path) -> dict[str, str]:
