@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -192,8 +191,7 @@ def save(model: torch.nn.Module, work: Path, output: Path) -> None:
         setattr(model.config, name, getattr(usual, name))
     output.mkdir(parents=True, exist_ok=True)
     gpt2.save(model.to(torch.bfloat16), output)
-    shutil.copyfile(work / "tokenizer.json", output / "tokenizer.json")
-    gpt2.write_tokenizer_config(output, model.config.n_positions)
+    gpt2.store_tokenizer(work / "tokenizer.json", output, model.config.n_positions)
 
 
 def evaluate(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, limit: int) -> float:

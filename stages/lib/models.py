@@ -8,6 +8,7 @@ written back: a saved model carries the configuration it came with.
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +24,7 @@ from yaml import YAMLError
 
 from stages.lib import files
 from stages.lib.cli import UserError
-from stages.lib.tokens import BOUNDARY, load_tokenizer
+from stages.lib.tokens import BOUNDARY, boundary_id, load_tokenizer
 
 # What is read from a folder or from the Hub. Weights by these names only: pickles can run code when they are read.
 FILES = (
@@ -116,13 +117,13 @@ def _read_config(source: Path, name: str) -> GPT2Config:
 
 def _normalise_tokenizer(source: Path, name: str, folder: Path, config: GPT2Config) -> int:
     """Write tokenizer.json and tokenizer_config.json to `folder`; return the id of `<|endoftext|>`."""
-    stored = folder / "tokenizer.json"
     if (source / "tokenizer.json").exists():
-        # The file itself: what transformers reads and writes again can be another tokenizer.
-        shutil.copyfile(source / "tokenizer.json", stored)
+        store_tokenizer(source / "tokenizer.json", folder, config.n_positions)
     elif (source / "vocab.json").exists() and (source / "merges.txt").exists():
-        with quiet():
-            AutoTokenizer.from_pretrained(source).backend_tokenizer.save(str(stored))
+        with quiet(), tempfile.TemporaryDirectory() as made:
+            path = Path(made) / "tokenizer.json"
+            AutoTokenizer.from_pretrained(source).backend_tokenizer.save(str(path))
+            store_tokenizer(path, folder, config.n_positions)
     else:
         raise UserError(f"{name} has no tokenizer.json, nor vocab.json and merges.txt: it needs its tokenizer")
     tokenizer = load_tokenizer(folder)
@@ -132,16 +133,28 @@ def _normalise_tokenizer(source: Path, name: str, folder: Path, config: GPT2Conf
     ids = tokenizer.encode(_PROBE, add_special_tokens=False).ids
     if missing or tokenizer.decode(ids, skip_special_tokens=False) != _PROBE:
         raise UserError(f"{name}: its tokenizer cannot give back every text; a GPT-2's works on bytes and can")
-    write_tokenizer_config(folder, config.n_positions)
-    return tokenizer.token_to_id(BOUNDARY)
+    return boundary_id(tokenizer)
 
 
-def write_tokenizer_config(folder: Path, context: int) -> None:
-    """Write the tokenizer_config.json that goes with a tokenizer.json, for a model that sees `context` tokens.
+def store_tokenizer(path: Path, folder: Path, context: int) -> None:
+    """Write the tokenizer.json at `path` to `folder`, with a tokenizer_config.json for a model of `context` tokens.
 
-    With it transformers' `AutoTokenizer` gives a text the ids that the pipeline gives it: tokenizer.json is read as it
-    is, and nothing in a text turns into `<|endoftext|>`.
+    transformers' `AutoTokenizer` then reads a text as the pipeline does: a `<|endoftext|>` before it opens the
+    document, and nothing in the text turns into another one. Vocabulary and merges are written as they stand in the
+    file: what transformers reads and writes again can be another tokenizer. Raises UserError without `<|endoftext|>`.
     """
+    boundary = boundary_id(load_tokenizer(path.parent))
+    described = files.read_json(path)
+    opens = {"SpecialToken": {"id": BOUNDARY, "type_id": 0}}
+    first, second = ({"Sequence": {"id": id, "type_id": index}} for index, id in enumerate("AB"))
+    described["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [opens, first],
+        "pair": [opens, first, second],
+        "special_tokens": {BOUNDARY: {"id": BOUNDARY, "ids": [boundary], "tokens": [BOUNDARY]}},
+    }
+    # Without line breaks: indented, a vocabulary takes twice the room.
+    files.write_text(folder / "tokenizer.json", files.to_json_line(described))
     files.write_json(
         folder / "tokenizer_config.json",
         {
