@@ -6,47 +6,53 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import pyarrow.compute as pc
-from tokenizers import Tokenizer
+import numpy as np
 
-from stages.lib import cli, corpus, files, packing, params, tokens
+from stages.lib import cli, corpus, encoder, files, packing, params, tokens
 
 VALIDATED = Path("data/validated")
 BASE = Path("model/base")
 OUTPUT = Path("data/tokens")
 FIGURES = Path("logs/tokenize.json")
+CHECKED = 256  # documents on which the fast way is held against the base's own tokenizer, on every run
 # Above this the vocabulary was made for another language: GPT-2's own spends 1.3 tokens on an English word and 6.5 on
 # a Russian one.
 FITTING_TOKENS_PER_WORD = 3.0
+USUAL_TOKENS_PER_WORD = 1.5
 
 
 def main() -> None:
     """Write `data/tokens/` and `logs/tokenize.json`."""
     settings = params.load()
-    max_length = settings.tokenize.max_length
+    rules = settings.tokenize
     files.need(VALIDATED, BASE)
-    tokenizer = tokens.load_tokenizer(BASE)
     settings.check_context(files.read_json(BASE / "config.json")["n_positions"])
+    by_pieces = _choose_the_way()
     sums = Counter()
     splits = {}
     with files.new_folder(OUTPUT) as folder:
         for split in corpus.SPLITS:
-            seen = Counter(documents=0, text_tokens=0, bytes=0, characters=0, words=0)
-            with cli.progress(f"tokenize {split}", corpus.count_documents(VALIDATED, split), " documents") as bar:
-                documents = cli.counted(_documents(split, tokenizer, seen), bar)
-                packed = packing.pack(documents, max_length)
-                rows, segments, written = tokens.write_rows(folder / f"{split}.arrow", packed)
+            seen = Counter(
+                documents=0, text_tokens=0, bytes=0, characters=0, words=0, overlong=0, dropped=0, dropped_tokens=0
+            )
+            # What is held out is scored whole, whatever becomes of long documents in training.
+            overlong = rules.overlong if split == "train" else "split"
+            documents = _documents(split, by_pieces, rules.max_length, overlong, seen)
+            rows, segments, written = tokens.write_rows(
+                folder / f"{split}.arrow", packing.pack(documents, rules.max_length)
+            )
             sums.update(seen)
-            # A segment that goes on with a document repeats one token; a document has <|endoftext|> at either end.
-            repeated = segments - seen["documents"]
-            sums["dropped_tokens"] += seen["text_tokens"] + 2 * seen["documents"] + repeated - written
             splits[split] = {
                 "documents": seen["documents"],
                 "text_tokens": seen["text_tokens"],
-                "repeated_tokens": repeated,
+                "overlong_documents": seen["overlong"],
+                "dropped_documents": seen["dropped"],
+                "dropped_tokens": seen["dropped_tokens"],
+                # A segment that goes on with a document repeats one token.
+                "repeated_tokens": segments - (seen["documents"] - seen["dropped"]),
                 "tokens": written,
                 "rows": rows,
-                "fill": written / (rows * max_length) if rows else None,
+                "fill": written / (rows * rules.max_length) if rows else None,
             }
     figures = {
         **splits,
@@ -56,41 +62,77 @@ def main() -> None:
         "dropped_tokens": sums["dropped_tokens"],
     }
     files.write_json(FIGURES, figures)
-    _summary(figures, max_length)
+    _summary(figures, rules)
 
 
-def _documents(split: str, tokenizer: Tokenizer, seen: Counter) -> Iterator[packing.Document]:
-    """Yield the documents of a split as token ids, and count in `seen` what went by."""
-    for batch in corpus.read_documents(VALIDATED, split):
-        texts = batch["text"].to_pylist()
-        sizes = pc.binary_length(batch["text"]).to_pylist()
-        lines = batch["line"].to_pylist()
-        for text, size, line, ids in zip(texts, sizes, lines, tokens.encode(tokenizer, texts), strict=True):
-            document = packing.Document(line, ids, size)
-            seen.update(
-                documents=1,
-                text_tokens=tokens.text_tokens(document),
-                bytes=size,
-                characters=len(text),
-                words=len(text.split()),
-            )
-            yield document
-
-
-def _summary(figures: dict, max_length: int) -> None:
+def _choose_the_way() -> bool:
+    """Whether the base's tokenizer can be served by pieces, tried on documents evenly spaced over the corpus."""
+    fast = encoder.Encoder(BASE)
+    if not fast.by_pieces:
+        cli.say("tokenize: the base's tokenizer is not of GPT-2's usual kind: it does all the work itself, more slowly")
+        return False
+    counts = {split: corpus.count_documents(VALIDATED, split) for split in corpus.SPLITS}
+    step = max(1, sum(counts.values()) // CHECKED)
     for split in corpus.SPLITS:
-        if rows := figures[split]["rows"]:
-            fill = f"{figures[split]['fill']:.1%} full"
-            cli.say(f"tokenize: {split}: {figures[split]['tokens']} tokens in {rows} rows of {max_length}, {fill}")
+        for batch in corpus.read_documents(VALIDATED, split):
+            if not fast.check(batch["text"][::step].to_pylist()):
+                cli.say("tokenize: by pieces, some ids differ from the base's own tokenizer's: it does all the work")
+                return False
+    return True
+
+
+def _documents(
+    split: str, by_pieces: bool, max_length: int, overlong: str, seen: Counter
+) -> Iterator[packing.Document]:
+    """Yield the documents of a split as token ids, and count in `seen` what went by."""
+    count, size = corpus.count_documents(VALIDATED, split), corpus.count_bytes(VALIDATED, split)
+    batches = corpus.read_documents(VALIDATED, split)
+    with cli.progress(f"tokenize {split}", count, " documents") as bar:
+        for batch in encoder.encode_batches(BASE, batches, by_pieces, size):
+            lengths = np.diff(batch.ends, prepend=0)
+            seen.update(
+                documents=len(lengths),
+                text_tokens=int(lengths.sum()) - 2 * len(lengths),
+                bytes=int(batch.sizes.sum()),
+                characters=batch.characters,
+                words=batch.words,
+                overlong=int((lengths > max_length).sum()),
+            )
+            parts = np.split(batch.ids, batch.ends[:-1])
+            for line, size, ids in zip(batch.lines.tolist(), batch.sizes.tolist(), parts, strict=True):
+                kept = packing.shorten(packing.Document(line, ids, size), max_length, overlong)
+                if kept is None:
+                    seen.update(dropped=1, dropped_tokens=len(ids))
+                else:
+                    seen["dropped_tokens"] += len(ids) - len(kept.ids)
+                    yield kept
+            bar.update(len(lengths))
+
+
+def _summary(figures: dict, rules: params.Tokenize) -> None:
+    for split in corpus.SPLITS:
+        counts = figures[split]
+        if counts["rows"]:
+            rows = f"{counts['rows']} rows of {rules.max_length}"
+            cli.say(f"tokenize: {split}: {counts['tokens']} tokens in {rows}, {counts['fill']:.1%} full")
     cli.say(
         f"  {figures['bytes_per_token']:.2f} bytes and {figures['characters_per_token']:.2f} characters a token, "
         f"{figures['tokens_per_word']:.2f} tokens a word, {figures['dropped_tokens']} tokens dropped"
     )
-    if (per_word := figures["tokens_per_word"]) > FITTING_TOKENS_PER_WORD:
+    train = figures["train"]
+    if figures["dropped_tokens"]:
         cli.say(
-            f"  note: {per_word:.1f} tokens a word: the base model's vocabulary was made for another language. A row "
-            f"holds some {max_length / per_word:.0f} words only, and training takes longer. A base that was trained "
-            "on the language of the corpus does better"
+            f"  tokenize.overlong: {rules.overlong}: {train['overlong_documents']} training documents are longer than "
+            f"{rules.max_length} tokens: {train['dropped_tokens']} of their tokens were left out, and with them "
+            f"{train['dropped_documents']} whole documents"
+        )
+    if (per_word := figures["tokens_per_word"]) > FITTING_TOKENS_PER_WORD:
+        times = per_word / USUAL_TOKENS_PER_WORD
+        cli.say(
+            f"  note: {per_word:.1f} tokens a word: the base model's vocabulary was made for another language. The "
+            f"model sees some {rules.max_length / per_word:.0f} words at once, and training takes about {times:.0f} "
+            "times as long as with a vocabulary that fits. A base trained on the language of the corpus does better: "
+            "for Russian base.hub: ai-forever/rugpt3small_based_on_gpt2, or the embedded model to try things out"
         )
 
 

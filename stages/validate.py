@@ -3,88 +3,220 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any, TextIO
 
-from stages.lib import cli, corpus, files, params
+from stages.lib import cli, corpus, duplicates, files, leakage, lines, params
 
 OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
 FIGURES = Path("logs/validate.json")
+LENGTHS = Path("logs/lengths.tsv")
 SHOWN = 20  # problems named one by one
+WORST = 10  # leaking documents named one by one
+BATCH_DOCUMENTS, BATCH_BYTES = 4096, 2**22
 
 
 def main() -> None:
-    """Write `data/validated/`, `data/rejected.jsonl` and `logs/validate.json`."""
+    """Write `data/validated/`, `data/rejected.jsonl`, `logs/validate.json` and `logs/lengths.tsv`."""
     settings = params.load()
-    path, rules = settings.corpus.path, settings.validate_
-    lines = Counter(lines=0, duplicates=0, rejected=0, blank=0)
-    splits = {split: Counter(documents=0, characters=0, bytes=0) for split in corpus.SPLITS}
-    first_lines: dict[bytes, int] = {}  # by document key
-    problems: list[str] = []  # the first of them
-    with (
-        files.new_folder(OUTPUT) as folder,
-        files.new_file(REJECTED) as rejected_file,
-        corpus.Writer(folder) as writer,
-        open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
-        open(rejected_file, "w", encoding="utf-8") as rejected,
-        cli.progress("validate", corpus.size(path), "B") as bar,
-    ):
-        duplicates.write("line\tduplicate_of\n")
-        for number, line in corpus.read_lines(path):
-            bar.update(len(line) + 1)
-            lines["lines"] += 1
-            try:
-                text = corpus.parse_line(line, settings.corpus.text_field)
-            except corpus.BadLine as reason:
-                lines["rejected"] += 1
-                content = line.decode("utf-8", errors="backslashreplace")
-                rejected.write(files.to_json_line({"line": number, "reason": str(reason), "content": content}))
-                if len(problems) < SHOWN:
-                    problems.append(f"{path}, line {number}: {reason}")
-                continue
-            if text is None:
-                lines["blank"] += 1
-                continue
-            key = corpus.document_key(text)
-            if (first := first_lines.setdefault(key, number)) != number:
-                lines["duplicates"] += 1
-                duplicates.write(f"{number}\t{first}\n")
-                continue
-            split = corpus.split_of(key, rules.split_seed, rules.validation_fraction, rules.test_fraction)
-            size = writer.add(text, number, split)
-            splits[split].update(documents=1, characters=len(text), bytes=size)
-        if problems and rules.on_error == "fail":
-            raise cli.UserError(_bad_lines(path, lines["rejected"], problems))
-        if not splits["train"]["documents"]:
-            raise cli.UserError(_nothing_to_train_on(path, splits, problems))
-    kept = sum(split["documents"] for split in splits.values())
-    figures = {"lines": lines.pop("lines"), "kept": kept, **lines, **splits}
+    path = settings.corpus.path
+    with files.new_folder(OUTPUT) as folder, files.new_file(REJECTED) as rejected:
+        figures, histogram = validated(settings, folder, rejected)
+        figures["leakage"] = leaking(folder)
+    files.write_tsv(LENGTHS, ["characters", "documents"], histogram)
     files.write_json(FIGURES, figures)
     _summary(path, figures)
 
 
-def _bad_lines(path: str, count: int, problems: list[str]) -> str:
-    more = [f"... and {count - len(problems)} more"] if count > len(problems) else []
-    first = f"{count} bad line{'s' * (count > 1)} in {path}: mend them, or set validate.on_error: skip in params.yaml"
-    return "\n".join([first, *problems, *more])
+def validated(settings: params.Params, folder: Path, rejected_path: Path) -> tuple[dict[str, Any], list[list]]:
+    """Fill `folder` and the file of rejected lines; return figures, and how many documents have which length."""
+    path, rules = settings.corpus.path, settings.validate_
+    total = lines.size(path)
+    reader = lines.Reader(path, rules.max_line_bytes)
+    parser = lines.Parser(settings.corpus.text_field, rules.max_line_bytes)
+    tally = _Tally(path)
+    first_lines, description = duplicates.FirstLines(), corpus.Description()
+    with (
+        corpus.Writer(folder) as writer,
+        open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates_file,
+        open(rejected_path, "w", encoding="utf-8") as rejected,
+        cli.progress("validate", total, "B") as bar,
+    ):
+        duplicates_file.write("line\tduplicate_of\n")
+        for texts, keys, numbers in _batches(reader, parser, tally, rejected):
+            kept_texts, kept_numbers = [], []
+            firsts = first_lines.add(keys, numbers)
+            for text, key, number, first in zip(texts, keys, numbers, firsts, strict=True):
+                if first != number:
+                    tally.duplicates += 1
+                    duplicates_file.write(f"{number}\t{first}\n")
+                    continue
+                split = corpus.split_of(key, rules.split_seed, rules.validation_fraction, rules.test_fraction)
+                writer.add(text, number, split)
+                kept_texts.append(text)
+                kept_numbers.append(number)
+            if kept_texts:
+                description.add(kept_texts, kept_numbers)
+            bar.update(reader.position - bar.n)
+        if tally.problems and rules.on_error == "fail":
+            raise cli.UserError(tally.bad_lines())
+    if not writer.documents["train"]:
+        raise cli.UserError(tally.nothing_to_train_on(any(writer.documents.values())))
+    del first_lines  # what follows needs memory of its own
+    figures = {
+        **tally.figures(kept=sum(writer.documents.values())),
+        **{
+            split: {
+                "documents": writer.documents[split],
+                "characters": writer.characters[split],
+                "bytes": writer.sizes[split],
+            }
+            for split in corpus.SPLITS
+        },
+        "lengths": description.lengths(),
+        **description.extremes(),
+        "scripts": description.scripts(),
+    }
+    histogram = [[f"{low}–{high - 1}", count] for low, high, count in description.histogram()]
+    return figures, histogram
 
 
-def _nothing_to_train_on(path: str, splits: dict[str, Counter], problems: list[str]) -> str:
-    if any(split["documents"] for split in splits.values()):
-        return (
-            f"every document of {path} fell into validation or test: add texts, or set validate.validation_fraction "
-            "and validate.test_fraction to 0 in params.yaml"
+def _batches(
+    reader: lines.Reader, parser: lines.Parser, tally: _Tally, rejected: TextIO
+) -> Iterator[tuple[list[bytes], list[bytes], list[int]]]:
+    """Yield texts (UTF-8), keys and line numbers of good lines, some thousands at a time; tally all lines."""
+    texts, keys, numbers, size = [], [], [], 0
+    for line in reader:
+        tally.lines += 1
+        tally.windows_line_ends += line.end == b"\r\n"
+        text = parser.plain(line)
+        if text is not None:
+            key = duplicates.key_of_ordinary(text)
+        else:
+            try:
+                found = parser.text_with_care(line)
+            except lines.BadLine as problem:
+                content = line.content.decode("utf-8", errors="backslashreplace")
+                rejected.write(files.to_json_line({"line": line.number, "reason": str(problem), "content": content}))
+                tally.reject(line.number, problem)
+                continue
+            if found is None:
+                tally.blank += 1
+                continue
+            text, key = found.encode("utf-8"), duplicates.document_key(found)
+        texts.append(text)
+        keys.append(key)
+        numbers.append(line.number)
+        size += len(text)
+        if len(texts) == BATCH_DOCUMENTS or size >= BATCH_BYTES:
+            yield texts, keys, numbers
+            texts, keys, numbers, size = [], [], [], 0
+    if texts:
+        yield texts, keys, numbers
+
+
+class _Tally:
+    """What became of the lines that are no documents."""
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.lines = self.blank = self.duplicates = self.windows_line_ends = 0
+        self.problems: Counter[str] = Counter()  # by kind
+        self._first: list[str] = []
+
+    def reject(self, number: int, problem: lines.BadLine) -> None:
+        """Take in a bad line."""
+        self.problems[problem.kind] += 1
+        if len(self._first) < SHOWN:
+            self._first.append(f"{self._path}, line {number}: {problem}")
+
+    def figures(self, kept: int) -> dict[str, Any]:
+        """The sums: lines = kept + duplicates + rejected + blank."""
+        return {
+            "lines": self.lines,
+            "kept": kept,
+            "duplicates": self.duplicates,
+            "rejected": self.problems.total(),
+            "blank": self.blank,
+            "rejected_by_kind": dict(sorted(self.problems.items())),
+            "windows_line_ends": self.windows_line_ends,
+        }
+
+    def bad_lines(self) -> str:
+        """The message that ends a run because of bad lines."""
+        count = self.problems.total()
+        first = (
+            f"{count} bad line{'s' * (count > 1)} in {self._path}: mend them, or set validate.on_error: skip in "
+            "params.yaml"
         )
-    return "\n".join([f"{path} holds no document: put your texts into it", *problems])
+        return "\n".join([first, *self._named()])
+
+    def nothing_to_train_on(self, held_out: bool) -> str:
+        """The message that ends a run without training documents; `held_out`: there are others."""
+        if held_out:
+            return (
+                f"every document of {self._path} fell into validation or test: add texts, or set "
+                "validate.validation_fraction and validate.test_fraction to 0 in params.yaml"
+            )
+        return "\n".join([f"{self._path} holds no document: put your texts into it", *self._named()])
+
+    def _named(self) -> list[str]:
+        more = self.problems.total() - len(self._first)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in self.problems.most_common())
+        return [*self._first, *([f"... and {more} more; by kind: {kinds}"] if more else [])]
+
+
+def leaking(folder: Path) -> dict[str, Any]:
+    """How many held-out documents have a run of words in common with training documents, and which the worst are."""
+
+    def texts(split: str) -> Iterator[tuple[int, str]]:
+        for batch in corpus.read_documents(folder, split):
+            yield from zip(batch["line"].to_pylist(), batch["text"].to_pylist(), strict=True)
+
+    def held_out() -> Iterator[tuple[int, str]]:
+        yield from texts("test")
+        yield from texts("validation")
+
+    found = leakage.measure(held_out(), (text for _, text in texts("train")))
+    return {
+        "run_of_words": leakage.RUN,
+        "examined_documents": found.examined,
+        "leaking_documents": len(found.leaks),
+        "leaking_share": len(found.leaks) / found.examined if found.examined else None,
+        "worst": [{"line": leak.line, "share": leak.share} for leak in found.leaks[:WORST]],
+    }
 
 
 def _summary(path: str, figures: dict) -> None:
     counts = ", ".join(f"{figures[name]} {name}" for name in ("kept", "duplicates", "rejected", "blank"))
     cli.say(f"validate: {path}: {figures['lines']} lines: {counts}")
+    for kind, count in figures["rejected_by_kind"].items():
+        cli.say(f"  rejected: {count} {kind}")
+    if 0 < figures["windows_line_ends"] < figures["lines"] - 1:
+        cli.say(f"  line ends are mixed, {figures['windows_line_ends']} of them as on Windows: it does no harm")
     for split in corpus.SPLITS:
         cli.say("  {}: {documents} documents, {characters} characters, {bytes} bytes".format(split, **figures[split]))
         if not figures[split]["documents"]:
             cli.say(f"  no document fell into {split}: its figures stay empty. A larger corpus fills it")
+    lengths = figures["lengths"]
+    cli.say(
+        "  a document has {median:.0f} characters (median); one in ten below {tenth:.0f}, one in ten above "
+        "{nine_tenths:.0f}".format(**lengths)
+    )
+    for name in ("shortest", "longest"):
+        one = figures[f"{name}_documents"][0]
+        cli.say(f"  the {name}: {one['characters']} characters, line {one['line']}")
+    scripts = ", ".join(f"{share:.1%} {name}" for name, share in figures["scripts"].items())
+    cli.say(f"  letters: {scripts or 'none'}")
+    leaking = figures["leakage"]
+    if leaking["leaking_documents"]:
+        worst = ", ".join(str(one["line"]) for one in leaking["worst"])
+        cli.say(
+            f"  leakage: {leaking['leaking_documents']} of {leaking['examined_documents']} held-out documents share a "
+            f"run of {leaking['run_of_words']} words with training documents; the worst: line {worst}"
+        )
 
 
 if __name__ == "__main__":

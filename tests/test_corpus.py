@@ -1,118 +1,126 @@
-"""The corpus: what counts as a document, and which split it falls into."""
+"""Documents: which count as the same, which split each falls into, and what is said of them."""
 
-import json
+import random
+import re
+import tracemalloc
 import unicodedata
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib import corpus
+from stages.lib import corpus, duplicates, leakage, lines
 
-
-def line(**record):
-    return json.dumps(record, ensure_ascii=False).encode()
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "Просто текст",
-        "  spaces stay  \n",
-        "tab\tand\r\nline ends",
-        "<|endoftext|> is text like any other",
-        "\u2028 is no line end",
-        "é composed, e\u0301 not",
-        "🐈 beyond the basic plane",
-        '"text": "in text"',
-    ],
-)
-def test_text_stays_as_it_was_written(text):
-    assert corpus.parse_line(line(text=text), "text") == text
-
-
-@pytest.mark.parametrize("blank", [b"", b"   ", b"\t"])
-def test_a_line_with_nothing_on_it_is_blank(blank):
-    assert corpus.parse_line(blank, "text") is None
-
-
-@pytest.mark.parametrize(
-    ("bad", "reason"),
-    [
-        (b'{"text": "\xcf\xf0\xe8\xe2\xe5\xf2"}', "byte 11 (0xcf) is not UTF-8"),
-        (b'\xef\xbb\xbf{"text": "a"}', "byte order mark"),
-        (b'{"text": "a"', "not JSON at column 13"),
-        (b"{'text': 'a'}", "not JSON at column 2"),
-        (b'{"text": "a"} tail', "not JSON at column 15"),
-        (b'{"txt": "a", "id": 1}', 'no field "text" (fields: txt, id)'),
-        (b"{}", 'no field "text" (fields: none)'),
-        (b'{"text": null}', "is a JSON null"),
-        (b'{"text": 3.5}', "is a JSON number"),
-        (b'{"text": true}', "is a JSON boolean"),
-        (b'{"text": ["a"]}', "is a JSON array"),
-        (b'{"text": {"a": 1}}', "is a JSON object"),
-        (b'{"text": " \\n "}', "is empty"),
-        (b'["text", "a"]', "a JSON array, not an object"),
-        (b'"text"', "a JSON string, not an object"),
-        (b'{"text": "a", "text": "b"}', "stands twice"),
-        (b'{"text": "a", "score": NaN}', "NaN is not JSON"),
-        (b'{"text": "a\\u0000b"}', "U+0000 at character 2"),
-        (b'{"text": "a\\ud83d"}', "surrogate pair at character 2"),
-        (b"[" * 100_000, "nested too deep"),
-        (b'{"text": "a", "n": ' + b"1" * 5000 + b"}", "not JSON that can be read"),
-        (b'{"\\ud83d": 1}', "(fields: \\ud83d)"),
-    ],
-)
-def test_a_bad_line_says_what_is_wrong_with_it(bad, reason):
-    with pytest.raises(corpus.BadLine) as caught:
-        corpus.parse_line(bad, "text")
-    assert reason in str(caught.value)
-
-
-def test_another_field_can_hold_the_text():
-    assert corpus.parse_line(line(body="here", text=1), "body") == "here"
+key = duplicates.document_key
 
 
 def test_white_space_and_composition_make_no_new_document():
     written = "Ёж  и\tй"
-    assert corpus.document_key(written) == corpus.document_key(unicodedata.normalize("NFD", "Ёж и й\n"))
-    assert corpus.document_key(written) != corpus.document_key("ёж и й")
+    assert key(written) == key(unicodedata.normalize("NFD", "Ёж и й\n"))
+    assert key(written) != key("ёж и й")
+
+
+@given(st.text(), st.text())
+def test_keys_are_the_same_exactly_when_the_normalised_texts_are(one, other):
+    def normalised(text):
+        return "".join(character for character in unicodedata.normalize("NFC", text) if not character.isspace())
+
+    for text in (other, one + " ", f"\n{one}", one.replace(" ", "\u00a0\t"), unicodedata.normalize("NFD", one)):
+        assert (key(one) == key(text)) == (normalised(one) == normalised(text))
+
+
+@given(st.text("aЯёй 漢\n\t—«é\u00a0\u0301\u2028") | st.text(st.characters(codec="utf-8")))
+def test_the_fast_key_of_an_ordinary_text_is_its_key(text):
+    if not len(lines.unusual_places(np.frombuffer(text.encode(), np.uint8))):
+        assert duplicates.key_of_ordinary(text.encode()) == key(text)
+
+
+# Duplicates
+
+
+def test_the_first_line_of_every_key_is_found_whatever_the_batches():
+    """Against a plain dictionary, with copies within a batch, across batches, and keys whose first halves are equal."""
+    drawn = random.Random(0)
+    heads = [drawn.randbytes(8) for _ in range(300)]
+    table, plain, line = duplicates.FirstLines(), {}, 0
+    for _ in range(400):
+        keys, lines = [], []
+        for _ in range(drawn.randrange(1, 60)):
+            line += drawn.randrange(1, 3)
+            keys.append(drawn.choice(heads) + bytes(5) + bytes([drawn.randrange(20)]) + b"ab")
+            lines.append(line)
+        expected = [plain.setdefault(one, number) for one, number in zip(keys, lines, strict=True)]
+        assert table.add(keys, lines) == expected
+    assert len(table) == len(plain)
+
+
+def test_a_document_costs_few_bytes_of_memory():
+    count, batch = 400_000, 4096
+    generator = np.random.default_rng(0)
+    tracemalloc.start()
+    table = duplicates.FirstLines()
+    for start in range(0, count, batch):
+        drawn = generator.bytes(16 * batch)
+        table.add([drawn[at : at + 16] for at in range(0, len(drawn), 16)], list(range(start, start + batch)))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 36 * count + 2_000_000
+
+
+# Splits
+
+
+def split(text, seed=0, validation_fraction=0.1, test_fraction=0.1):
+    return corpus.split_of(key(text), seed, validation_fraction, test_fraction)
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.integers(0, 2**32 - 1), st.randoms())
+def test_other_documents_never_move_a_document(texts, seed, drawn):
+    before = {text: split(text, seed) for text in texts[: len(texts) // 2 + 1]}
+    shuffled = drawn.sample(texts, len(texts))
+    after = {text: split(text, seed) for text in shuffled}
+    assert {text: after[text] for text in before} == before
 
 
 @given(st.text(min_size=1), st.integers(0, 2**32 - 1))
 def test_more_validation_takes_from_training_only(text, seed):
-    key = corpus.document_key(text)
-    if corpus.split_of(key, seed, 0.1, 0.1) != "train":
-        assert corpus.split_of(key, seed, 0.3, 0.1) == corpus.split_of(key, seed, 0.1, 0.1)
+    if split(text, seed) != "train":
+        assert split(text, seed, 0.3) == split(text, seed)
 
 
 def test_the_splits_have_the_sizes_asked_for():
     count = 20_000
-    splits = [corpus.split_of(corpus.document_key(str(n)), 0, 0.1, 0.05) for n in range(count)]
+    splits = [split(str(number), 0, 0.1, 0.05) for number in range(count)]
     # Five standard deviations of a binomial with these sizes.
     assert abs(splits.count("validation") - 2000) < 5 * (count * 0.1 * 0.9) ** 0.5
     assert abs(splits.count("test") - 1000) < 5 * (count * 0.05 * 0.95) ** 0.5
 
 
 def test_another_seed_divides_the_documents_differently():
-    keys = [corpus.document_key(str(n)) for n in range(1000)]
-    assert [corpus.split_of(key, 0, 0.5, 0) for key in keys] != [corpus.split_of(key, 1, 0.5, 0) for key in keys]
+    texts = list(map(str, range(1000)))
+    assert [split(text, 0, 0.5, 0) for text in texts] != [split(text, 1, 0.5, 0) for text in texts]
+
+
+# On disk
 
 
 def test_a_batch_on_disk_stays_small_however_long_its_documents(tmp_path):
     text = "слово " * 300_000  # some 3 MB
     with corpus.Writer(tmp_path) as writer:
-        sizes = [writer.add(f"{number} {text}", number, "train") for number in range(10)]
+        for number in range(10):
+            writer.add(f"{number} {text}".encode(), number, "train")
     batches = list(corpus.read_documents(tmp_path, "train"))
     assert sum(batch.num_rows for batch in batches) == corpus.count_documents(tmp_path, "train") == 10
-    assert max(batch.nbytes for batch in batches) < corpus.BATCH_BYTES + 2 * max(sizes)
+    assert corpus.count_bytes(tmp_path, "train") == 10 * (2 + len(text.encode()))
+    assert max(batch.nbytes for batch in batches) < 4 * corpus.BATCH_BYTES
 
 
 def test_documents_come_back_from_disk_as_they_went(tmp_path):
     texts = [f"текст {n}" for n in range(2500)]
     with corpus.Writer(tmp_path) as writer:
         for number, text in enumerate(texts, 1):
-            writer.add(text, number, "train" if number % 2 else "test")
+            writer.add(text.encode(), number, "train" if number % 2 else "test")
     read = {
         split: [row for batch in corpus.read_documents(tmp_path, split) for row in batch.to_pylist()]
         for split in corpus.SPLITS
@@ -120,3 +128,83 @@ def test_documents_come_back_from_disk_as_they_went(tmp_path):
     assert [row["text"] for row in read["train"]] == texts[::2]
     assert [row["line"] for row in read["test"]] == list(range(2, 2501, 2))
     assert read["validation"] == []
+    assert {row["split"] for row in read["test"]} == {"test"}
+    assert writer.documents == {"train": 1250, "validation": 0, "test": 1250}
+    assert writer.characters["train"] == sum(map(len, texts[::2]))
+    assert writer.sizes["train"] == sum(len(text.encode()) for text in texts[::2])
+
+
+# What documents are like
+
+
+def test_a_description_agrees_with_a_plain_count():
+    drawn = random.Random(0)
+    texts = ["".join(drawn.choices("абвгд abc 123,.", k=drawn.randrange(1, 900))) for _ in range(700)]
+    description = corpus.Description()
+    for start in range(0, 700, 50):
+        encoded = [text.encode() for text in texts[start : start + 50]]
+        description.add(encoded, list(range(start + 1, start + 51)))
+    lengths = [len(text) for text in texts]
+    figures = description.lengths()
+    assert (figures["shortest"], figures["longest"]) == (min(lengths), max(lengths))
+    assert figures["mean"] == sum(lengths) / 700
+    assert figures["median"] == np.median(lengths)
+    by_length = sorted(range(1, 701), key=lambda line: (lengths[line - 1], line))
+    assert [one["line"] for one in description.extremes()["shortest_documents"]] == by_length[:5]
+    longest = sorted(range(1, 701), key=lambda line: (-lengths[line - 1], line))[:5]
+    assert [one["line"] for one in description.extremes()["longest_documents"]] == longest
+    for low, high, count in description.histogram():
+        assert count == sum(low <= length < high for length in lengths)
+    assert sum(count for _, _, count in description.histogram()) == 700
+    letters = [character for text in texts for character in text if character.isalpha()]
+    cyrillic = sum(character in "абвгд" for character in letters) / len(letters)
+    assert description.scripts() == pytest.approx({"Cyrillic": cyrillic, "Latin": 1 - cyrillic})
+
+
+def test_every_letter_counts_for_its_script():
+    description = corpus.Description()
+    description.add(["Ёж, жук ҕ; e\u0301 ß ﬀ ŵ 12 漢 字 かな λ 🐈 ქ".encode()], [1])
+    counts = {"Cyrillic": 6, "Latin": 4, "Han": 2, "Hiragana": 2, "Greek": 1, "other": 1}
+    assert description.scripts() == {name: count / 16 for name, count in counts.items()}
+
+
+# Leakage
+
+
+def plain_runs(text):
+    words = re.findall(r"\w+", text.lower())
+    return {tuple(words[at : at + 13]) for at in range(len(words) - 12)}
+
+
+def test_leakage_agrees_with_a_plain_comparison_of_runs():
+    drawn = random.Random(0)
+    vocabulary = ["дом", "Лес", "река,", "мост", "снег!", "кот"]
+    training = [" ".join(drawn.choices(vocabulary, k=drawn.randrange(5, 60))) for _ in range(60)]
+    held_out = []
+    for number in range(40):
+        own = drawn.choices(vocabulary, k=drawn.randrange(3, 30))
+        taken = drawn.choice(training).split()[: drawn.randrange(0, 40)] if number % 2 else []
+        held_out.append((number + 1, " ".join(own[:10] + taken + own[10:])))
+    known = set().union(*map(plain_runs, training))
+    expected = {}
+    for line, text in held_out:
+        words = re.findall(r"\w+", text.lower())
+        runs = [tuple(words[at : at + 13]) for at in range(len(words) - 12)]
+        if share := sum(run in known for run in runs):
+            expected[line] = share / len(runs)
+    found = leakage.measure(held_out, training)
+    assert found.examined == sum(bool(plain_runs(text)) for _, text in held_out)
+    assert {leak.line: leak.share for leak in found.leaks} == expected
+    assert [leak.share for leak in found.leaks] == sorted(expected.values(), reverse=True)
+    assert len(expected) > 5
+
+
+def test_of_a_large_corpus_a_part_of_the_held_out_documents_is_examined():
+    text = " ".join(map(str, range(112)))  # 100 runs
+    found = leakage.measure([(line, text) for line in range(1, 51)], [text], limit=1000)
+    assert (found.examined, len(found.leaks)) == (10, 10)
+
+
+def test_without_runs_there_is_nothing_to_examine():
+    assert leakage.measure([(1, "слишком коротко")], ["слишком коротко"]) == leakage.Leakage(0, [])
+    assert leakage.measure([], ["текст"]).examined == 0

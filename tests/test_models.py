@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LM
 
 from stages.lib import batches, files, models, scoring, tokens
 from stages.lib.cli import UserError
+from stages.lib.encoder import Encoder
 
 LENGTHS = [7, 20, 3, 15]
 
@@ -123,7 +124,7 @@ def test_a_normalised_base_is_an_ordinary_hugging_face_folder(tiny_base, tmp_pat
 def test_auto_tokenizer_opens_a_document_and_takes_nothing_in_it_for_a_boundary(tiny_base, tmp_path):
     folder = normalised(tiny_base, tmp_path)
     text = "до <|endoftext|> и после"
-    (ours,) = tokens.encode(tokens.load_tokenizer(folder), [text])
+    (ours,) = Encoder(folder).encode([text])
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert tokenizer(text)["input_ids"] == tokenizer([text])["input_ids"][0] == ours[:-1].tolist()
     assert tokenizer.decode(ours, skip_special_tokens=True) == text

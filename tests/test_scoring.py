@@ -8,7 +8,8 @@ import torch
 from conftest import TEXTS
 from transformers import GPT2LMHeadModel
 
-from stages.lib import models, scoring, tokens
+from stages.lib import models, scoring
+from stages.lib.encoder import Encoder
 from stages.lib.packing import Document
 
 LONG = " ".join(TEXTS * 4)  # several times the tiny model's context of 64 tokens
@@ -17,7 +18,7 @@ EVERYTHING = [*TEXTS, LONG, "a", "Ё", LONG[:300]]
 
 @pytest.fixture(scope="module")
 def documents(tiny_base):
-    encoded = tokens.encode(tokens.load_tokenizer(tiny_base), EVERYTHING)
+    encoded = Encoder(tiny_base).encode(EVERYTHING)
     return [
         Document(line, ids, len(text.encode()))
         for line, (text, ids) in enumerate(zip(EVERYTHING, encoded, strict=True), 1)

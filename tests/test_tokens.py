@@ -1,17 +1,20 @@
 """Tokens: packing loses none, keeps documents in order, and text never turns into a special token."""
 
+import json
 from collections import Counter
 
 import numpy as np
 import pyarrow as pa
 import pytest
+import regex
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from stages.lib import batches, packing, scoring, tokens
+from stages.lib import batches, corpus, encoder, packing, scoring, tokens
 from stages.lib.cli import UserError
+from stages.lib.encoder import Encoder
 
 E = 0  # the boundary's id in the made-up documents
 
@@ -125,16 +128,111 @@ TRICKY = [
 def test_text_never_turns_into_a_special_token(tiny_base):
     tokenizer = tokens.load_tokenizer(tiny_base)
     boundary = tokens.boundary_id(tokenizer)
-    for text, ids in zip(TRICKY, tokens.encode(tokenizer, TRICKY), strict=True):
+    for text, ids in zip(TRICKY, Encoder(tiny_base).encode(TRICKY), strict=True):
         assert ids[0] == ids[-1] == boundary
         assert boundary not in ids[1:-1]
         assert tokenizer.decode(ids[1:-1].tolist(), skip_special_tokens=False) == text
 
 
-def test_ids_equal_those_of_the_hugging_face_tokenizer(tiny_base):
-    reference = AutoTokenizer.from_pretrained(tiny_base)
-    for text, ids in zip(TRICKY, tokens.encode(tokens.load_tokenizer(tiny_base), TRICKY), strict=True):
-        assert ids[1:-1].tolist() == reference(text, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+def own_ids(folder, texts):
+    """What transformers' tokenizer of the same base gives."""
+    reference = AutoTokenizer.from_pretrained(folder)
+    return reference(texts, split_special_tokens=True, add_special_tokens=False)["input_ids"]
+
+
+def ids_of(encoder, texts):
+    return [ids[1:-1].tolist() for ids in encoder.encode(texts)]
+
+
+def test_ids_are_those_of_the_hugging_face_tokenizer(tiny_base):
+    encoder = Encoder(tiny_base)
+    assert encoder.by_pieces
+    assert ids_of(encoder, TRICKY) == own_ids(tiny_base, TRICKY)
+    assert ids_of(Encoder(tiny_base, by_pieces=False), TRICKY) == own_ids(tiny_base, TRICKY)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")) | st.text("aЯ1 \n\t'sё.—")))
+def test_ids_of_any_text_are_those_of_the_hugging_face_tokenizer(tiny_base, texts):
+    assert Encoder(tiny_base).check(texts)
+
+
+def test_every_character_is_cut_as_the_tokenizer_cuts_it(tiny_base):
+    """All of Unicode between letters, digits, marks and spaces: what the pieces rest on."""
+    characters = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    texts = ["".join(f"a{one}1!{one} " for one in characters[at : at + 500]) for at in range(0, len(characters), 500)]
+    assert Encoder(tiny_base).check(texts)
+
+
+def test_more_pieces_than_are_remembered_change_nothing(tiny_base, monkeypatch):
+    monkeypatch.setattr(encoder, "_KNOWN_PIECES", 10)
+    texts = [f"слово{number} " * 3 + "x" * number for number in range(100)]
+    assert Encoder(tiny_base).check(texts)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda described: described.update(normalizer={"type": "NFC"}),
+        lambda described: described["pre_tokenizer"].update(add_prefix_space=True),
+        lambda described: described["pre_tokenizer"].update(use_regex=False),
+        lambda described: described.update(
+            pre_tokenizer={
+                "type": "Sequence",
+                "pretokenizers": [{"type": "Digits", "individual_digits": True}, described["pre_tokenizer"]],
+            }
+        ),
+        lambda described: described["added_tokens"].append(
+            {**described["added_tokens"][0], "id": 300, "content": "Утром", "special": False}
+        ),
+    ],
+)
+def test_a_tokenizer_of_another_kind_does_the_work_itself(tiny_base, tmp_path, change):
+    described = json.loads((tiny_base / "tokenizer.json").read_text(encoding="utf-8"))
+    change(described)
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    encoder = Encoder(tmp_path)
+    assert not encoder.by_pieces
+    texts = [*TRICKY, "Утром 1234 e\u0301"]
+    reference = tokens.load_tokenizer(tmp_path)
+    assert ids_of(encoder, texts) == [reference.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def test_pieces_that_give_other_ids_are_given_up(tiny_base, monkeypatch):
+    monkeypatch.setattr(encoder, "_PIECES", regex.compile(r"\S+|\s+"))
+    fast = Encoder(tiny_base)
+    assert not fast.check(TRICKY)
+    assert ids_of(fast, TRICKY) == own_ids(tiny_base, TRICKY)
+
+
+def test_the_number_of_processes_changes_nothing(tiny_base, tmp_path, monkeypatch):
+    with corpus.Writer(tmp_path) as writer:
+        for number in range(5000):
+            text = f"{TRICKY[number % len(TRICKY)]} {number}" * (number % 5 + 1)
+            writer.add(text.encode(), number, "train")
+    monkeypatch.setattr(encoder, "_WORTH_A_PROCESS", 1000)
+
+    def encoded(size):
+        batches = corpus.read_documents(tmp_path, "train")
+        return [
+            (one.lines.tolist(), one.sizes.tolist(), one.ends.tolist(), one.ids.tolist(), one.characters, one.words)
+            for one in encoder.encode_batches(tiny_base, batches, True, size)
+        ]
+
+    alone = encoded(0)
+    assert encoded(2000) == encoded(3000) == alone
+    assert sum(len(lines) for lines, *_ in alone) == 5000
+
+
+@given(documents, lengths)
+def test_overlong_documents_are_cut_or_left_out_as_asked(given_documents, max_length):
+    for document in given_documents:
+        whole, cut, left = (
+            packing.shorten(document, max_length, overlong) for overlong in ("split", "truncate", "drop")
+        )
+        fits = len(document.ids) <= max_length
+        assert whole is document
+        assert cut.ids.tolist() == document.ids[:max_length].tolist()
+        assert left is (document if fits else None)
 
 
 def test_a_missing_tokenizer_is_one_line(tmp_path):

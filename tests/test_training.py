@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from stages.lib import batches, checkpoints, models, packing, params, scoring, tokens, training
 from stages.lib.cli import UserError
+from stages.lib.encoder import Encoder
 
 SETTINGS = {
     "epochs": 2,
@@ -38,7 +39,7 @@ def rows(tiny_base, tmp_path_factory):
     """Rows of very different fill, so that a mean of means differs from the truth."""
     folder = tmp_path_factory.mktemp("tokens")
     texts = [text[: 10 + 7 * (n % 13)] for n, text in enumerate(many_texts(24))]
-    encoded = tokens.encode(tokens.load_tokenizer(tiny_base), texts)
+    encoded = Encoder(tiny_base).encode(texts)
     documents = [packing.Document(line, ids, 1) for line, ids in enumerate(encoded, 1)]
     tokens.write_rows(folder / "train.arrow", packing.pack(documents, 48))
     return batches.open_rows(folder, "train")

@@ -26,8 +26,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import GPT2Config
 
-from stages.lib import batches, cli, corpus, devices, files, packing, scoring, tokens
+from stages.lib import batches, cli, devices, files, lines, packing, scoring, tokens
 from stages.lib import models as gpt2
+from stages.lib.encoder import Encoder
+
+LONGEST_LINE = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -45,14 +48,15 @@ class Source:
 
     def texts(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[tuple[int, str]]:
         """Yield line number and text of each document; `tell` hears of each line that is left out, and why."""
-        for number, line in corpus.read_lines(self.path):
+        parser = lines.Parser("text", LONGEST_LINE)
+        for line in lines.Reader(self.path, LONGEST_LINE):
             try:
-                text = corpus.parse_line(line, "text")
-            except corpus.BadLine as error:
-                tell(f"left out: {self.path}, line {number}: {error}")
+                text = parser.text(line)
+            except lines.BadLine as problem:
+                tell(f"left out: {self.path}, line {line.number}: {problem}")
                 continue
             if text is not None:
-                yield number, text
+                yield line.number, text
 
 
 def train_tokenizer(sources: list[Source], size: int) -> Tokenizer:
@@ -72,12 +76,12 @@ def train_tokenizer(sources: list[Source], size: int) -> Tokenizer:
     return tokenizer
 
 
-def documents(source: Source, tokenizer: Tokenizer, chunk: int = 1000) -> Iterator[packing.Document]:
+def documents(source: Source, encoder: Encoder, chunk: int = 1000) -> Iterator[packing.Document]:
     """Yield the documents of a file as token ids."""
     waiting: list[tuple[int, str]] = []
 
     def flush() -> Iterator[packing.Document]:
-        for (line, text), ids in zip(waiting, tokens.encode(tokenizer, [text for _, text in waiting]), strict=True):
+        for (line, text), ids in zip(waiting, encoder.encode([text for _, text in waiting]), strict=True):
             yield packing.Document(line, ids, len(text.encode("utf-8")))
         waiting.clear()
 
@@ -88,20 +92,19 @@ def documents(source: Source, tokenizer: Tokenizer, chunk: int = 1000) -> Iterat
     yield from flush()
 
 
-def prepare(sources: list[Source], work: Path, vocabulary: int, context: int) -> Tokenizer:
+def prepare(sources: list[Source], work: Path, vocabulary: int, context: int) -> None:
     """Learn the vocabulary and pack each file into `work`, unless an earlier run of the same command did."""
     if not (work / "tokenizer.json").exists():
         cli.say(f"learning a vocabulary of {vocabulary} entries")
         with files.new_file(work / "tokenizer.json") as partial:
             train_tokenizer(sources, vocabulary).save(str(partial))
-    tokenizer = tokens.load_tokenizer(work)
+    encoder = Encoder(work)
     for index, source in enumerate(sources):
         path = work / f"{index}.arrow"
         if not path.exists():
             with files.new_file(path) as partial:
-                rows, _, count = tokens.write_rows(partial, packing.pack(documents(source, tokenizer), context))
+                rows, _, count = tokens.write_rows(partial, packing.pack(documents(source, encoder), context))
             cli.say(f"{source.path}: {count} tokens in {rows} rows of {context}, read {source.passes} times")
-    return tokenizer
 
 
 def optimizers(model: torch.nn.Module, matrix_rate: float, rate: float) -> list[torch.optim.Optimizer]:
@@ -194,9 +197,9 @@ def save(model: torch.nn.Module, work: Path, output: Path) -> None:
     gpt2.store_tokenizer(work / "tokenizer.json", output, model.config.n_positions)
 
 
-def evaluate(model: torch.nn.Module, tokenizer: Tokenizer, path: Path, limit: int) -> float:
+def evaluate(model: torch.nn.Module, encoder: Encoder, path: Path, limit: int) -> float:
     """Bits per byte over `limit` documents of a file, evenly spaced."""
-    everything = list(documents(Source(path, 1), tokenizer))
+    everything = list(documents(Source(path, 1), encoder))
     places = np.linspace(0, len(everything) - 1, min(limit, len(everything)), dtype=int)
     return scoring.total(scoring.score_documents(model, [everything[place] for place in places])).bits_per_byte
 
@@ -229,7 +232,7 @@ def main() -> None:
     devices.keep_freed_memory()
     sources = [Source.parse(text) for text in args.corpus]
     for path in [*(source.path for source in sources), *args.evaluate]:
-        corpus.size(path)  # a file that is not there is better known before hours of training than after
+        lines.size(path)  # a file that is not there is better known before hours of training than after
     work = args.output.with_name(args.output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     command = work / "command.json"
@@ -239,11 +242,12 @@ def main() -> None:
     if command.exists() and json.loads(command.read_text()) != given:
         raise cli.UserError(f"{work} belongs to another command or other files: delete it, or give another --output")
     files.write_json(command, given)
-    tokenizer = prepare(sources, work, args.vocabulary, args.context)
-    save(train(args, sources, work, tokens.boundary_id(tokenizer)), work, args.output)
+    prepare(sources, work, args.vocabulary, args.context)
+    boundary = tokens.boundary_id(tokens.load_tokenizer(work))
+    save(train(args, sources, work, boundary), work, args.output)
     stored = gpt2.load(args.output)
     for name in args.evaluate:
-        figure = evaluate(stored, tokens.load_tokenizer(args.output), Path(name), args.documents)
+        figure = evaluate(stored, Encoder(args.output), Path(name), args.documents)
         cli.say(f"{name}: {figure:.4f} bits per byte")
 
 

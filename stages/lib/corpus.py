@@ -1,121 +1,30 @@
-"""The corpus: JSON Lines in, validated documents out, and every line accounted for.
-
-Each line of the input ends in exactly one of four ways: kept, blank, duplicate of an earlier line, or rejected with a
-reason. The text of a kept document stays as it was written, to the byte.
+"""Validated documents: which split each falls into, how they stand on disk, and what they are like.
 
 A document's split follows from a hash of its normalised text alone. So it keeps its split when lines are added,
 removed or reordered, and a copy of a training document can never turn up among the held-out ones.
 
-Validated documents stand in one Arrow file a split (columns `text`, `line`, `split`), which is memory-mapped when it
-is read. The key of each document seen so far is held in memory (about 130 bytes a document).
+On disk there is one Arrow file a split (columns `text`, `line`, `split`), which is memory-mapped when it is read.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
-import re
-import unicodedata
+import heapq
+from array import array
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
-
-from stages.lib.cli import UserError
+import pyarrow.compute as pc
+import regex
 
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema([("text", pa.string()), ("line", pa.int64()), ("split", pa.string())])
 # A record batch ends at whichever comes first, so that what holds one in memory stays small.
-BATCH_DOCUMENTS, BATCH_BYTES = 1000, 2**23
-
-# Control characters that no text holds on purpose; tab, line feed, carriage return and form feed are left alone.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f]")
-
-
-class BadLine(Exception):
-    """A line that holds no usable document. Its text says why and what to do."""
-
-
-def size(path: str | Path) -> int:
-    """The bytes of the corpus file. Raises UserError if there is none."""
-    path = Path(path)
-    if path.is_dir():
-        raise UserError(f"{path} is a folder: corpus.path in params.yaml must name one JSON Lines file")
-    if not path.exists():
-        raise UserError(f'{path} is not there: put your texts into it, one {{"text": "..."}} a line, in UTF-8')
-    return path.stat().st_size
-
-
-def read_lines(path: str | Path) -> Iterator[tuple[int, bytes]]:
-    """Yield each line's number, from 1, and its bytes without the line end."""
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            yield number, line.rstrip(b"\r\n")
-
-
-def parse_line(line: bytes, text_field: str) -> str | None:
-    """The text of one JSON line, exactly as written there, or None for a blank line. Raises BadLine."""
-    if not line.strip():
-        return None
-    if line.startswith(b"\xef\xbb\xbf"):
-        raise BadLine("starts with a byte order mark (BOM): save the file as UTF-8 without BOM")
-    try:
-        source = line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        byte = line[error.start]
-        raise BadLine(f"byte {error.start + 1} (0x{byte:02x}) is not UTF-8: convert the file to UTF-8") from None
-    try:
-        record = json.loads(source, object_pairs_hook=_object, parse_constant=_no_constant)
-    except json.JSONDecodeError as error:
-        raise BadLine(f"not JSON at column {error.colno}: {error.msg}") from None
-    except RecursionError:
-        raise BadLine("JSON nested too deep") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise BadLine(f"not JSON that can be read: {error}") from None
-    if not isinstance(record, dict):
-        raise BadLine(f'a JSON {_json_type(record)}, not an object: write {{"{text_field}": "..."}}')
-    if text_field not in record:
-        found = ", ".join(record).encode("utf-8", "backslashreplace").decode("utf-8") or "none"
-        raise BadLine(f'no field "{text_field}" (fields: {found}): rename it, or set corpus.text_field in params.yaml')
-    text = record[text_field]
-    if not isinstance(text, str):
-        raise BadLine(f'field "{text_field}" is a JSON {_json_type(text)}, not a string')
-    if not text.strip():
-        raise BadLine(f'field "{text_field}" is empty')
-    if bad := _CONTROL.search(text):
-        raise BadLine(f"control character U+{ord(bad[0]):04X} at character {bad.start() + 1} of the text: remove it")
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadLine(f"half a surrogate pair at character {error.start + 1} of the text: remove it") from None
-    return text
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        raise BadLine("the same field stands twice in one object: keep one")
-    return record
-
-
-def _no_constant(name: str) -> None:
-    raise BadLine(f"{name} is not JSON: write null or a number")
-
-
-def _json_type(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return "boolean"
-    return {str: "string", int: "number", float: "number", list: "array", dict: "object"}[type(value)]
-
-
-def document_key(text: str) -> bytes:
-    """16 bytes that two documents share when they differ in white space and Unicode composition (NFC) at most."""
-    normalised = " ".join(unicodedata.normalize("NFC", text).split())
-    return hashlib.blake2b(normalised.encode("utf-8"), digest_size=16).digest()
+BATCH_DOCUMENTS, BATCH_BYTES = 1000, 2**22
+_SCRIPTS = ("Cyrillic", "Latin", "Greek", "Arabic", "Hebrew", "Devanagari", "Han", "Hiragana", "Katakana", "Hangul")
 
 
 def split_of(key: bytes, seed: int, validation_fraction: float, test_fraction: float) -> str:
@@ -130,7 +39,10 @@ def split_of(key: bytes, seed: int, validation_fraction: float, test_fraction: f
 
 
 class Writer:
-    """Writes validated documents into one Arrow file a split below `folder`; used in a `with` block."""
+    """Writes validated documents into one Arrow file a split below `folder`; used in a `with` block.
+
+    `documents`, `characters` and `sizes` (UTF-8 bytes) hold the sums of each split, right once the block has ended.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._open = ExitStack()
@@ -138,8 +50,12 @@ class Writer:
         for split in SPLITS:
             sink = self._open.enter_context(pa.OSFile(str(folder / f"{split}.arrow"), "wb"))
             self._writers[split] = self._open.enter_context(pa.ipc.new_stream(sink, SCHEMA))
-        self._waiting: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
-        self._sizes = dict.fromkeys(SPLITS, 0)
+        self._texts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
+        self._lines: dict[str, list[int]] = {split: [] for split in SPLITS}
+        self._waiting = dict.fromkeys(SPLITS, 0)  # bytes
+        self.documents = dict.fromkeys(SPLITS, 0)
+        self.characters = dict.fromkeys(SPLITS, 0)
+        self.sizes = dict.fromkeys(SPLITS, 0)
 
     def __enter__(self) -> Writer:
         return self
@@ -150,21 +66,32 @@ class Writer:
                 for split in SPLITS:
                     self._write(split)
 
-    def add(self, text: str, line: int, split: str) -> int:
-        """Append one document, `line` being its line number in the corpus, from 1; return its size in UTF-8 bytes."""
-        waiting = self._waiting[split]
-        waiting.append({"text": text, "line": line, "split": split})
-        size = len(text.encode("utf-8"))
-        self._sizes[split] += size
-        if len(waiting) == BATCH_DOCUMENTS or self._sizes[split] >= BATCH_BYTES:
+    def add(self, text: bytes, line: int, split: str) -> None:
+        """Append one document, its text in UTF-8, `line` being its line number in the corpus, from 1."""
+        self._texts[split].append(text)
+        self._lines[split].append(line)
+        self._waiting[split] += len(text)
+        if len(self._lines[split]) == BATCH_DOCUMENTS or self._waiting[split] >= BATCH_BYTES:
             self._write(split)
-        return size
 
     def _write(self, split: str) -> None:
-        if waiting := self._waiting[split]:
-            self._writers[split].write_batch(pa.RecordBatch.from_pylist(waiting, schema=SCHEMA))
-            waiting.clear()
-            self._sizes[split] = 0
+        if not self._lines[split]:
+            return
+        count = len(self._lines[split])
+        texts = as_strings(self._texts[split])
+        columns = [texts, pa.array(self._lines[split], pa.int64()), pa.repeat(split, count)]
+        self._writers[split].write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+        self.documents[split] += count
+        self.characters[split] += pc.sum(pc.utf8_length(texts)).as_py()
+        self.sizes[split] += self._waiting[split]
+        self._texts[split].clear()
+        self._lines[split].clear()
+        self._waiting[split] = 0
+
+
+def as_strings(texts: list[bytes]) -> pa.StringArray:
+    """Texts that are known to be UTF-8 as an Arrow array of strings."""
+    return pa.array(texts, pa.binary()).view(pa.string())
 
 
 def count_documents(folder: str | Path, split: str) -> int:
@@ -172,7 +99,85 @@ def count_documents(folder: str | Path, split: str) -> int:
     return sum(batch.num_rows for batch in read_documents(folder, split))
 
 
+def count_bytes(folder: str | Path, split: str) -> int:
+    """How many bytes of UTF-8 the texts of a split have."""
+    return sum(pc.sum(pc.binary_length(batch["text"])).as_py() for batch in read_documents(folder, split))
+
+
 def read_documents(folder: str | Path, split: str) -> Iterator[pa.RecordBatch]:
     """Yield the documents of a split, one record batch at a time, in corpus order (columns of `SCHEMA`)."""
     with pa.memory_map(str(Path(folder) / f"{split}.arrow")) as source, pa.ipc.open_stream(source) as reader:
         yield from reader
+
+
+class Description:
+    """What the documents are like: their lengths, and, by a sample, the scripts they are written in.
+
+    Takes 4 bytes of memory a document.
+    """
+
+    def __init__(self, extremes: int = 5) -> None:
+        """Of the shortest and the longest documents, `extremes` each are named."""
+        self._lengths = array("I")  # characters
+        self._count = extremes
+        self._shortest: list[tuple[int, int]] = []  # characters and line
+        self._longest: list[tuple[int, int]] = []
+        self._scripts = np.zeros(len(_SCRIPTS) + 2, dtype=np.int64)
+        self._script_of = _script_table()
+
+    def add(self, texts: list[bytes], lines: list[int]) -> None:
+        """Take in documents, in UTF-8, `lines` being their line numbers."""
+        lengths = pc.utf8_length(as_strings(texts)).to_pylist()
+        self._lengths.extend(lengths)
+        found = list(zip(lengths, lines, strict=True))
+        self._shortest = heapq.nsmallest(self._count, self._shortest + found)
+        self._longest = heapq.nsmallest(self._count, self._longest + found, key=lambda one: (-one[0], one[1]))
+        points = np.frombuffer(_sample(texts).encode("utf-16-le"), dtype="<u2")
+        self._scripts += np.bincount(self._script_of[points], minlength=len(self._scripts))
+
+    def lengths(self) -> dict[str, float]:
+        """Mean, extremes and quantiles of the lengths in characters."""
+        lengths = np.frombuffer(self._lengths, dtype=np.uint32)
+        quantiles = {"tenth": 0.1, "median": 0.5, "nine_tenths": 0.9}
+        return {
+            "mean": float(lengths.mean(dtype=np.float64)),
+            "shortest": int(lengths.min()),
+            **{name: float(np.quantile(lengths, share)) for name, share in quantiles.items()},
+            "longest": int(lengths.max()),
+        }
+
+    def extremes(self) -> dict[str, list[dict[str, int]]]:
+        """The shortest and the longest documents, by line and characters."""
+        named = {"shortest_documents": self._shortest, "longest_documents": self._longest}
+        return {name: [{"line": line, "characters": length} for length, line in found] for name, found in named.items()}
+
+    def histogram(self) -> list[tuple[int, int, int]]:
+        """Documents by length: from so many characters, below so many, documents; each class twice as wide."""
+        lengths = np.frombuffer(self._lengths, dtype=np.uint32)
+        classes = np.bincount(np.frexp(lengths.astype(np.float64))[1])  # 2^(n-1) <= length < 2^n
+        first = int(np.flatnonzero(classes)[0])
+        return [(2 ** (n - 1), 2**n, int(classes[n])) for n in range(first, len(classes))]
+
+    def scripts(self) -> dict[str, float]:
+        """The share of each script among the letters, the largest first; those below one in ten thousand left out."""
+        names = [*_SCRIPTS, "other"]
+        letters = int(self._scripts[1:].sum())
+        shares = {name: int(count) / letters for name, count in zip(names, self._scripts[1:], strict=True) if letters}
+        return {name: share for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share >= 1e-4}
+
+
+def _sample(texts: list[bytes]) -> str:
+    """The first texts, up to 65 536 bytes and the end of a text."""
+    sizes = np.cumsum([len(text) for text in texts])
+    return b"".join(texts[: int(np.searchsorted(sizes, 2**16)) + 1]).decode("utf-8")
+
+
+def _script_table() -> np.ndarray:
+    """For each unit of UTF-16, 0 if it is no letter, else the number of its script."""
+    everything = "".join(chr(point) for point in range(0x10000) if not 0xD800 <= point < 0xE000)
+    table = np.zeros(0x10000, dtype=np.uint8)
+    other = len(_SCRIPTS) + 1
+    for number, pattern in enumerate([r"\p{L}", *(rf"[\p{{{name}}}&&\p{{L}}]" for name in _SCRIPTS)]):
+        letters = regex.findall(pattern, everything, regex.V1)
+        table[[ord(letter) for letter in letters]] = number or other
+    return table

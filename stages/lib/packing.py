@@ -46,6 +46,18 @@ def segments(document: Document, max_length: int) -> list[Segment]:
     return [Segment(document.line, ids[at : at + max_length], document.size if at == 0 else 0) for at in starts]
 
 
+def shorten(document: Document, max_length: int, overlong: str) -> Document | None:
+    """What is left of a document for rows of `max_length` tokens: all of it, its beginning, or nothing.
+
+    `overlong` says what becomes of a document longer than a row. `split`: it stays whole, and goes on in further rows.
+    `truncate`: its first `max_length` tokens stay, without the closing E, because the text does not end there. `drop`:
+    None is returned.
+    """
+    if overlong == "split" or len(document.ids) <= max_length:
+        return document
+    return Document(document.line, document.ids[:max_length], document.size) if overlong == "truncate" else None
+
+
 def pack(documents: Iterable[Document], max_length: int) -> Iterator[Row]:
     """Pack documents into rows of at most `max_length` tokens; the segments of a row stand in corpus order.
 

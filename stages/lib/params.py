@@ -72,6 +72,7 @@ class Validate(Section):
     validation_fraction: Share
     test_fraction: Share
     split_seed: Seed
+    max_line_bytes: Positive
 
     @model_validator(mode="after")
     def _leave_some_to_train(self) -> Validate:
@@ -84,6 +85,7 @@ class Tokenize(Section):
     """How documents become rows of tokens."""
 
     max_length: Annotated[int, Field(ge=8)]
+    overlong: Literal["split", "truncate", "drop"]
 
 
 class Train(Section):

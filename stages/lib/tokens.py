@@ -1,6 +1,6 @@
 """Token ids: the tokenizer of the base model, and the rows of tokens on disk.
 
-Tokenization runs on the `tokenizers` library, the engine under Hugging Face's fast tokenizers, without torch. Text
+The tokenizer is that of the `tokenizers` library, the engine under Hugging Face's fast tokenizers, without torch. Text
 that looks like a special token stays text: only the pipeline itself writes `<|endoftext|>`.
 
 Rows stand in one Arrow stream file a split, which `datasets.Dataset.from_file` and `pyarrow` open and memory-map. The
@@ -10,7 +10,7 @@ document's line in the corpus) and `sizes` (the document's UTF-8 bytes; 0 when t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -53,13 +53,6 @@ def boundary_id(tokenizer: Tokenizer) -> int:
     return found
 
 
-def encode(tokenizer: Tokenizer, texts: Sequence[str]) -> list[np.ndarray]:
-    """Each text as E d1 ... dn E, int32, where E is `<|endoftext|>`."""
-    boundary = boundary_id(tokenizer)
-    encodings = tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-    return [np.array([boundary, *encoding.ids, boundary], dtype=np.int32) for encoding in encodings]
-
-
 def write_rows(path: Path, rows: Iterable[Row]) -> tuple[int, int, int]:
     """Write packed rows; return how many rows, segments and tokens went into the file."""
     totals = np.zeros(3, dtype=np.int64)
@@ -78,13 +71,18 @@ def write_rows(path: Path, rows: Iterable[Row]) -> tuple[int, int, int]:
 
 
 def _record_batch(rows: list[Row]) -> pa.RecordBatch:
+    segments = [segment for row in rows for segment in row]
+    lengths = np.array([len(segment.ids) for segment in segments], dtype=np.int32)
+    ends = np.cumsum([len(row) for row in rows])  # of each row, in segments
+    counts = np.concatenate([[0], ends]).astype(np.int32)
+    token_ends = np.concatenate([[0], np.cumsum(lengths)[ends - 1]]).astype(np.int32)
     columns = [
-        [np.concatenate([segment.ids for segment in row]) for row in rows],
-        [[len(segment.ids) for segment in row] for row in rows],
-        [[segment.line for segment in row] for row in rows],
-        [[segment.size for segment in row] for row in rows],
+        (token_ends, np.concatenate([segment.ids for segment in segments])),
+        (counts, lengths),
+        (counts, np.array([segment.line for segment in segments], dtype=np.int64)),
+        (counts, np.array([segment.size for segment in segments], dtype=np.int64)),
     ]
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, SCHEMA, strict=True)]
+    arrays = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for offsets, values in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
 
 

