@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from conftest import HOME, Project, copy_project
 from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.lib import files
+from stages.lib import files, tokens
 
 
 def tracked():
@@ -105,6 +106,19 @@ def test_the_embedded_model_is_small_and_bfloat16():
         assert {weights.get_slice(name).get_dtype() for name in weights.keys()} == {"BF16"}  # noqa: SIM118
 
 
+def test_the_embedded_model_loads_with_transformers_and_reads_as_the_pipeline_does():
+    folder = HOME / "model/embedded"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    assert model.config.n_positions == tokenizer.model_max_length >= 512
+    boundary = tokens.boundary_id(tokens.load_tokenizer(folder))
+    assert model.config.bos_token_id == model.config.eos_token_id == tokenizer.eos_token_id == boundary
+    text = "Ёж шёл — и пришёл. <|endoftext|> Nobody minded."
+    (ours,) = tokens.encode(tokens.load_tokenizer(folder), [text])
+    assert tokenizer(text)["input_ids"] == ours[:-1].tolist()
+    assert ours.tolist().count(boundary) == 2
+
+
 @pytest.fixture(scope="module")
 def default_run(tmp_path_factory):
     """The project as it ships, after `dvc repro`: in the folder that DEFAULT_RUN names, or in a copy of its own."""
@@ -121,6 +135,8 @@ def test_tuned_beats_base_on_held_out_documents_in_the_default_run(default_run):
     figures = default_run.json("logs/evaluate.json")
     assert figures["documents"] >= 20
     assert figures["tuned"]["bits_per_byte"] < 0.97 * figures["base"]["bits_per_byte"]
+    # A base with fresh weights would have some 3 bits a byte on Russian text; the embedded one has learned Russian.
+    assert figures["base"]["bits_per_byte"] < 1.5
 
 
 def test_the_default_run_uses_the_whole_sample_corpus(default_run):

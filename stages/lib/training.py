@@ -43,7 +43,7 @@ def learning_rate(setting: float | str, parameters: int) -> float:
     """The peak learning rate: the setting itself or, for `auto`, 5e-5 x (124 M / parameters) ^ 0.75.
 
     Small models bear, and in few steps need, larger steps. The rule meets two points: the customary 5e-5 at GPT-2's
-    124 M, and 5e-4 at the embedded model's 5.7 M, the best of six rates tried there (model/embedded/README.md).
+    124 M, and 5e-4 at the embedded model's 5.7 M, the best of those tried there (model/embedded/README.md).
     """
     if setting == "auto":
         # Three significant digits: a rate that a person can read and type.
