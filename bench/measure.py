@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from stages.lib import cli, files, models
+from stages.lib import cli, files, models, parallel
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -47,12 +47,7 @@ def machine() -> str:
                 processor = line.partition(": ")[2]
                 break
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "pyarrow"))
-    return f"{processor}, {cores()} cores, Python {platform.python_version()}, {packages}"
-
-
-def cores() -> int:
-    """The processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"{processor}, {parallel.processors()} cores, Python {platform.python_version()}, {packages}"
 
 
 @contextmanager
@@ -174,7 +169,7 @@ def report(title: str, header: list[str], rows: list[list[Any]], figures: dict[s
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     lines.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
-    cli.say("\n".join(f"| {line} |" for line in lines))
+    cli.say("\n".join(lines))
     if path:
         files.write_json(path, {"machine": machine(), **figures})
 

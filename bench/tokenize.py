@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from bench import measure
-from stages.lib import cli, corpus, packing, tokens
+from stages.lib import cli, corpus, packing, parallel, tokens
 
 BASE, VALIDATED, TOKENS = Path("model/base"), Path("data/validated"), Path("data/tokens")
 ENGINES = ("datasets.map", "tiktoken")
@@ -73,7 +73,7 @@ def by_datasets() -> None:
     whole.map(
         lambda batch: {"input_ids": tokenizer(batch["text"], add_special_tokens=False)["input_ids"]},
         batched=True,
-        num_proc=measure.cores(),
+        num_proc=parallel.processors(),
         remove_columns=whole.column_names,
         load_from_cache_file=False,
         cache_file_name=str(Path.cwd() / "datasets.map.arrow"),
@@ -94,7 +94,7 @@ def by_tiktoken() -> None:
     ranks = {bytes(bytes_of[letter] for letter in token): id for token, id in vocabulary.items()}
     pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
     encoding = tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
-    encoded = encoding.encode_ordinary_batch(_texts(), num_threads=measure.cores())
+    encoded = encoding.encode_ordinary_batch(_texts(), num_threads=parallel.processors())
     table = pa.table({"input_ids": pa.array(encoded, pa.list_(pa.int32()))})
     with pa.OSFile("tiktoken.arrow", "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -55,6 +56,7 @@ def _parse(path: Path) -> None:
 
 
 def _validate(settings: params.Params) -> None:
+    shutil.rmtree("validated", ignore_errors=True)  # as DVC does before a stage runs
     with files.new_folder("validated") as folder, files.new_file("rejected.jsonl") as rejected:
         validate.validated(settings, folder, rejected)
 

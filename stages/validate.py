@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-from stages.lib import cli, corpus, duplicates, files, leakage, lines, params
+import numpy as np
+import pyarrow as pa
+
+from stages.lib import cli, corpus, documents, duplicates, files, leakage, lines, parallel, params
 
 OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
@@ -15,7 +19,6 @@ FIGURES = Path("logs/validate.json")
 LENGTHS = Path("logs/lengths.tsv")
 SHOWN = 20  # problems named one by one
 WORST = 10  # leaking documents named one by one
-BATCH_DOCUMENTS, BATCH_BYTES = 4096, 2**22
 
 
 def main() -> None:
@@ -35,30 +38,40 @@ def validated(settings: params.Params, folder: Path, rejected_path: Path) -> tup
     path, rules = settings.corpus.path, settings.validate_
     total = lines.size(path)
     reader = lines.Reader(path, rules.max_line_bytes)
-    parser = lines.Parser(settings.corpus.text_field, rules.max_line_bytes)
+    parser = documents.Parser(settings.corpus.text_field, rules.max_line_bytes)
+
+    def parse(block: lines.Block) -> tuple[documents.Documents, np.ndarray]:
+        found = parser.parse(block)
+        return found, duplicates.keys_of(found.texts, found.unusual)
+
     tally = _Tally(path)
     first_lines, description = duplicates.FirstLines(), corpus.Description()
     with (
         corpus.Writer(folder) as writer,
         open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates_file,
         open(rejected_path, "w", encoding="utf-8") as rejected,
+        # Threads share the work: it is done on whole arrays, for the most part, without Python's lock.
+        ThreadPoolExecutor(threads := min(parallel.processors(), 4)) as pool,
         cli.progress("validate", total, "B") as bar,
     ):
         duplicates_file.write("line\tduplicate_of\n")
-        for texts, keys, numbers in _batches(reader, parser, tally, rejected):
-            kept_texts, kept_numbers = [], []
-            firsts = first_lines.add(keys, numbers)
-            for text, key, number, first in zip(texts, keys, numbers, firsts, strict=True):
-                if first != number:
-                    tally.duplicates += 1
-                    duplicates_file.write(f"{number}\t{first}\n")
-                    continue
-                split = corpus.split_of(key, rules.split_seed, rules.validation_fraction, rules.test_fraction)
-                writer.add(text, number, split)
-                kept_texts.append(text)
-                kept_numbers.append(number)
-            if kept_texts:
-                description.add(kept_texts, kept_numbers)
+        for found, keys in parallel.in_order(pool, parse, reader, threads):
+            tally.add(found)
+            for line, error, content in found.problems:
+                text = content.decode("utf-8", errors="backslashreplace")
+                rejected.write(files.to_json_line({"line": line, "reason": str(error), "content": text}))
+            texts, numbers = found.texts, found.lines
+            if len(texts):
+                firsts = first_lines.add(keys, numbers)
+                new = firsts == numbers
+                splits = corpus.splits_of(keys, rules.split_seed, rules.validation_fraction, rules.test_fraction)
+                if not new.all():
+                    for line, first in zip(numbers[~new].tolist(), firsts[~new].tolist(), strict=True):
+                        duplicates_file.write(f"{line}\t{first}\n")
+                        tally.duplicates += 1
+                    texts, numbers, splits = texts.filter(pa.array(new)), numbers[new], splits[new]
+                writer.add(texts, numbers, splits)
+                description.add(texts, numbers)
             bar.update(reader.position - bar.n)
         if tally.problems and rules.on_error == "fail":
             raise cli.UserError(tally.bad_lines())
@@ -83,40 +96,6 @@ def validated(settings: params.Params, folder: Path, rejected_path: Path) -> tup
     return figures, histogram
 
 
-def _batches(
-    reader: lines.Reader, parser: lines.Parser, tally: _Tally, rejected: TextIO
-) -> Iterator[tuple[list[bytes], list[bytes], list[int]]]:
-    """Yield texts (UTF-8), keys and line numbers of good lines, some thousands at a time; tally all lines."""
-    texts, keys, numbers, size = [], [], [], 0
-    for line in reader:
-        tally.lines += 1
-        tally.windows_line_ends += line.end == b"\r\n"
-        text = parser.plain(line)
-        if text is not None:
-            key = duplicates.key_of_ordinary(text)
-        else:
-            try:
-                found = parser.text_with_care(line)
-            except lines.BadLine as problem:
-                content = line.content.decode("utf-8", errors="backslashreplace")
-                rejected.write(files.to_json_line({"line": line.number, "reason": str(problem), "content": content}))
-                tally.reject(line.number, problem)
-                continue
-            if found is None:
-                tally.blank += 1
-                continue
-            text, key = found.encode("utf-8"), duplicates.document_key(found)
-        texts.append(text)
-        keys.append(key)
-        numbers.append(line.number)
-        size += len(text)
-        if len(texts) == BATCH_DOCUMENTS or size >= BATCH_BYTES:
-            yield texts, keys, numbers
-            texts, keys, numbers, size = [], [], [], 0
-    if texts:
-        yield texts, keys, numbers
-
-
 class _Tally:
     """What became of the lines that are no documents."""
 
@@ -126,11 +105,15 @@ class _Tally:
         self.problems: Counter[str] = Counter()  # by kind
         self._first: list[str] = []
 
-    def reject(self, number: int, problem: lines.BadLine) -> None:
-        """Take in a bad line."""
-        self.problems[problem.kind] += 1
-        if len(self._first) < SHOWN:
-            self._first.append(f"{self._path}, line {number}: {problem}")
+    def add(self, found: documents.Documents) -> None:
+        """Take in what a block holds."""
+        self.lines += found.count
+        self.blank += found.blank
+        self.windows_line_ends += found.windows_line_ends
+        for line, error, _ in found.problems:
+            self.problems[error.kind] += 1
+            if len(self._first) < SHOWN:
+                self._first.append(f"{self._path}, line {line}: {error}")
 
     def figures(self, kept: int) -> dict[str, Any]:
         """The sums: lines = kept + duplicates + rejected + blank."""
@@ -171,15 +154,12 @@ class _Tally:
 def leaking(folder: Path) -> dict[str, Any]:
     """How many held-out documents have a run of words in common with training documents, and which the worst are."""
 
-    def texts(split: str) -> Iterator[tuple[int, str]]:
-        for batch in corpus.read_documents(folder, split):
-            yield from zip(batch["line"].to_pylist(), batch["text"].to_pylist(), strict=True)
+    def documents_of(*splits: str) -> Iterator[tuple[int, str]]:
+        for split in splits:
+            for batch in corpus.read_documents(folder, split):
+                yield from zip(batch["line"].to_pylist(), batch["text"].to_pylist(), strict=True)
 
-    def held_out() -> Iterator[tuple[int, str]]:
-        yield from texts("test")
-        yield from texts("validation")
-
-    found = leakage.measure(held_out(), (text for _, text in texts("train")))
+    found = leakage.measure(documents_of("test", "validation"), (text for _, text in documents_of("train")))
     return {
         "run_of_words": leakage.RUN,
         "examined_documents": found.examined,

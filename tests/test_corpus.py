@@ -6,11 +6,12 @@ import tracemalloc
 import unicodedata
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib import corpus, duplicates, leakage, lines
+from stages.lib import corpus, documents, duplicates, hashing, leakage, scan
 
 key = duplicates.document_key
 
@@ -24,16 +25,41 @@ def test_white_space_and_composition_make_no_new_document():
 @given(st.text(), st.text())
 def test_keys_are_the_same_exactly_when_the_normalised_texts_are(one, other):
     def normalised(text):
-        return "".join(character for character in unicodedata.normalize("NFC", text) if not character.isspace())
+        return unicodedata.normalize("NFC", text).split()
 
-    for text in (other, one + " ", f"\n{one}", one.replace(" ", "\u00a0\t"), unicodedata.normalize("NFD", one)):
+    for text in (
+        other,
+        one + " ",
+        f"\n{one}",
+        one.replace(" ", "\u00a0\t"),
+        one.replace(" ", ""),
+        unicodedata.normalize("NFD", one),
+    ):
         assert (key(one) == key(text)) == (normalised(one) == normalised(text))
 
 
-@given(st.text("aЯёй 漢\n\t—«é\u00a0\u0301\u2028") | st.text(st.characters(codec="utf-8")))
-def test_the_fast_key_of_an_ordinary_text_is_its_key(text):
-    if not len(lines.unusual_places(np.frombuffer(text.encode(), np.uint8))):
-        assert duplicates.key_of_ordinary(text.encode()) == key(text)
+def keys_of(texts, unusual=None):
+    array = pa.array(texts, pa.string())
+    if unusual is None:
+        unusual = [bool(len(documents.unusual_places(np.frombuffer(text.encode(), np.uint8)))) for text in texts]
+    return duplicates.keys_of(array, np.array(unusual, dtype=bool))
+
+
+@given(st.lists(st.text("aЯёй 漢\n\t—«é\u00a0\u0301\u2028\r") | st.text(st.characters(codec="utf-8")), max_size=9))
+def test_keys_of_many_texts_are_the_keys_of_each(texts):
+    assert keys_of(texts).tobytes() == b"".join(map(key, texts))
+
+
+def test_keys_stay_the_same_across_what_is_looked_at_together(monkeypatch):
+    texts = [" \n".join(["слово"] * count) + "  " for count in range(1, 30)]
+    expected = keys_of(texts).tobytes()
+    monkeypatch.setattr(scan, "_PIECE", 7)
+    assert keys_of(texts).tobytes() == expected == b"".join(map(key, texts))
+
+
+def test_a_part_of_an_array_has_the_keys_of_its_own_texts():
+    array = pa.array(["один", "два  слова", "три"])
+    assert duplicates.keys_of(array[1:], np.zeros(2, bool)).tobytes() == key("два слова") + key("три")
 
 
 # Duplicates
@@ -51,7 +77,8 @@ def test_the_first_line_of_every_key_is_found_whatever_the_batches():
             keys.append(drawn.choice(heads) + bytes(5) + bytes([drawn.randrange(20)]) + b"ab")
             lines.append(line)
         expected = [plain.setdefault(one, number) for one, number in zip(keys, lines, strict=True)]
-        assert table.add(keys, lines) == expected
+        words = np.frombuffer(b"".join(keys), "<u8").reshape(-1, 2)
+        assert table.add(words, np.array(lines)).tolist() == expected
     assert len(table) == len(plain)
 
 
@@ -61,8 +88,8 @@ def test_a_document_costs_few_bytes_of_memory():
     tracemalloc.start()
     table = duplicates.FirstLines()
     for start in range(0, count, batch):
-        drawn = generator.bytes(16 * batch)
-        table.add([drawn[at : at + 16] for at in range(0, len(drawn), 16)], list(range(start, start + batch)))
+        drawn = generator.integers(0, 2**64, (batch, 2), dtype=np.uint64)
+        table.add(drawn, np.arange(start, start + batch))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak < 36 * count + 2_000_000
@@ -72,7 +99,8 @@ def test_a_document_costs_few_bytes_of_memory():
 
 
 def split(text, seed=0, validation_fraction=0.1, test_fraction=0.1):
-    return corpus.split_of(key(text), seed, validation_fraction, test_fraction)
+    (place,) = corpus.splits_of(keys_of([text]), seed, validation_fraction, test_fraction)
+    return corpus.SPLITS[place]
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.integers(0, 2**32 - 1), st.randoms())
@@ -109,7 +137,7 @@ def test_a_batch_on_disk_stays_small_however_long_its_documents(tmp_path):
     text = "слово " * 300_000  # some 3 MB
     with corpus.Writer(tmp_path) as writer:
         for number in range(10):
-            writer.add(f"{number} {text}".encode(), number, "train")
+            writer.add(pa.array([f"{number} {text}"]), np.array([number]), np.array([0]))
     batches = list(corpus.read_documents(tmp_path, "train"))
     assert sum(batch.num_rows for batch in batches) == corpus.count_documents(tmp_path, "train") == 10
     assert corpus.count_bytes(tmp_path, "train") == 10 * (2 + len(text.encode()))
@@ -119,8 +147,9 @@ def test_a_batch_on_disk_stays_small_however_long_its_documents(tmp_path):
 def test_documents_come_back_from_disk_as_they_went(tmp_path):
     texts = [f"текст {n}" for n in range(2500)]
     with corpus.Writer(tmp_path) as writer:
-        for number, text in enumerate(texts, 1):
-            writer.add(text.encode(), number, "train" if number % 2 else "test")
+        for start in range(0, 2500, 400):
+            lines = np.arange(start, min(start + 400, 2500)) + 1
+            writer.add(pa.array(texts[start : start + 400]), lines, np.where(lines % 2, 0, 2))
     read = {
         split: [row for batch in corpus.read_documents(tmp_path, split) for row in batch.to_pylist()]
         for split in corpus.SPLITS
@@ -141,9 +170,8 @@ def test_a_description_agrees_with_a_plain_count():
     drawn = random.Random(0)
     texts = ["".join(drawn.choices("абвгд abc 123,.", k=drawn.randrange(1, 900))) for _ in range(700)]
     description = corpus.Description()
-    for start in range(0, 700, 50):
-        encoded = [text.encode() for text in texts[start : start + 50]]
-        description.add(encoded, list(range(start + 1, start + 51)))
+    for start in range(0, 700, 10):  # so few that all of them are in the sample
+        description.add(pa.array(texts[start : start + 10]), np.arange(start + 1, start + 11))
     lengths = [len(text) for text in texts]
     figures = description.lengths()
     assert (figures["shortest"], figures["longest"]) == (min(lengths), max(lengths))
@@ -163,7 +191,7 @@ def test_a_description_agrees_with_a_plain_count():
 
 def test_every_letter_counts_for_its_script():
     description = corpus.Description()
-    description.add(["Ёж, жук ҕ; e\u0301 ß ﬀ ŵ 12 漢 字 かな λ 🐈 ქ".encode()], [1])
+    description.add(pa.array(["Ёж, жук ҕ; e\u0301 ß ﬀ ŵ 12 漢 字 かな λ 🐈 ქ"]), np.array([1]))
     counts = {"Cyrillic": 6, "Latin": 4, "Han": 2, "Hiragana": 2, "Greek": 1, "other": 1}
     assert description.scripts() == {name: count / 16 for name, count in counts.items()}
 
@@ -174,6 +202,17 @@ def test_every_letter_counts_for_its_script():
 def plain_runs(text):
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[at : at + 13]) for at in range(len(words) - 12)}
+
+
+def test_equal_segments_have_equal_hashes_wherever_they_stand_and_others_do_not():
+    """Against plain integers, over all segments of some dozen values."""
+    values = np.random.default_rng(0).integers(1, 3, 60).astype(np.uint64)
+    starts, ends = (places.ravel() for places in np.triu_indices(61))
+    contents = [tuple(values[start:end].tolist()) for start, end in zip(starts, ends, strict=True)]
+    hashes = hashing.segment_hashes(values, starts, ends).tolist()
+    for content, found in zip(contents, hashes, strict=True):
+        assert found == sum(value * hashing._FACTOR**place for place, value in enumerate(content)) % 2**64
+    assert len(set(contents)) == len(set(hashes)) < len(contents)
 
 
 def test_leakage_agrees_with_a_plain_comparison_of_runs():
@@ -199,7 +238,8 @@ def test_leakage_agrees_with_a_plain_comparison_of_runs():
     assert len(expected) > 5
 
 
-def test_of_a_large_corpus_a_part_of_the_held_out_documents_is_examined():
+def test_of_a_large_corpus_a_part_of_the_held_out_documents_is_examined(monkeypatch):
+    monkeypatch.setattr(leakage, "_GROUP", 1)
     text = " ".join(map(str, range(112)))  # 100 runs
     found = leakage.measure([(line, text) for line in range(1, 51)], [text], limit=1000)
     assert (found.examined, len(found.leaks)) == (10, 10)

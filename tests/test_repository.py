@@ -16,6 +16,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.lib import files, tokens
+from stages.lib.encoder import Encoder
 
 
 def tracked():
@@ -114,7 +115,7 @@ def test_the_embedded_model_loads_with_transformers_and_reads_as_the_pipeline_do
     boundary = tokens.boundary_id(tokens.load_tokenizer(folder))
     assert model.config.bos_token_id == model.config.eos_token_id == tokenizer.eos_token_id == boundary
     text = "Ёж шёл — и пришёл. <|endoftext|> Nobody minded."
-    (ours,) = tokens.encode(tokens.load_tokenizer(folder), [text])
+    (ours,) = Encoder(folder).encode([text])
     assert tokenizer(text)["input_ids"] == ours[:-1].tolist()
     assert ours.tolist().count(boundary) == 2
 

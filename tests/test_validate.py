@@ -13,7 +13,7 @@ import time
 import pyarrow as pa
 import pytest
 from conftest import copy_project, environment, many_texts
-from test_lines import BAD_LINES
+from test_documents import BAD_LINES
 
 from stages.lib import files
 

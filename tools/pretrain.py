@@ -26,7 +26,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import GPT2Config
 
-from stages.lib import batches, cli, devices, files, lines, packing, scoring, tokens
+from stages.lib import batches, cli, devices, documents, files, lines, packing, scoring, tokens
 from stages.lib import models as gpt2
 from stages.lib.encoder import Encoder
 
@@ -48,15 +48,12 @@ class Source:
 
     def texts(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[tuple[int, str]]:
         """Yield line number and text of each document; `tell` hears of each line that is left out, and why."""
-        parser = lines.Parser("text", LONGEST_LINE)
-        for line in lines.Reader(self.path, LONGEST_LINE):
-            try:
-                text = parser.text(line)
-            except lines.BadLine as problem:
-                tell(f"left out: {self.path}, line {line.number}: {problem}")
-                continue
-            if text is not None:
-                yield line.number, text
+        parser = documents.Parser("text", LONGEST_LINE)
+        for block in lines.Reader(self.path, LONGEST_LINE):
+            found = parser.parse(block)
+            for line, error, _ in found.problems:
+                tell(f"left out: {self.path}, line {line}: {error}")
+            yield from zip(found.lines.tolist(), found.texts.to_pylist(), strict=True)
 
 
 def train_tokenizer(sources: list[Source], size: int) -> Tokenizer:
@@ -76,7 +73,7 @@ def train_tokenizer(sources: list[Source], size: int) -> Tokenizer:
     return tokenizer
 
 
-def documents(source: Source, encoder: Encoder, chunk: int = 1000) -> Iterator[packing.Document]:
+def encoded(source: Source, encoder: Encoder, chunk: int = 1000) -> Iterator[packing.Document]:
     """Yield the documents of a file as token ids."""
     waiting: list[tuple[int, str]] = []
 
@@ -103,7 +100,7 @@ def prepare(sources: list[Source], work: Path, vocabulary: int, context: int) ->
         path = work / f"{index}.arrow"
         if not path.exists():
             with files.new_file(path) as partial:
-                rows, _, count = tokens.write_rows(partial, packing.pack(documents(source, encoder), context))
+                rows, _, count = tokens.write_rows(partial, packing.pack(encoded(source, encoder), context))
             cli.say(f"{source.path}: {count} tokens in {rows} rows of {context}, read {source.passes} times")
 
 
@@ -199,7 +196,7 @@ def save(model: torch.nn.Module, work: Path, output: Path) -> None:
 
 def evaluate(model: torch.nn.Module, encoder: Encoder, path: Path, limit: int) -> float:
     """Bits per byte over `limit` documents of a file, evenly spaced."""
-    everything = list(documents(Source(path, 1), encoder))
+    everything = list(encoded(Source(path, 1), encoder))
     places = np.linspace(0, len(everything) - 1, min(limit, len(everything)), dtype=int)
     return scoring.total(scoring.score_documents(model, [everything[place] for place in places])).bits_per_byte
 

@@ -8,9 +8,8 @@ On disk there is one Arrow file a split (columns `text`, `line`, `split`), which
 
 from __future__ import annotations
 
-import hashlib
-import heapq
 from array import array
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -20,28 +19,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
+from stages.lib.hashing import mixed
+
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema([("text", pa.string()), ("line", pa.int64()), ("split", pa.string())])
-# A record batch ends at whichever comes first, so that what holds one in memory stays small.
-BATCH_DOCUMENTS, BATCH_BYTES = 1000, 2**22
+# A record batch is written when it has reached either, so that what holds one in memory stays small.
+BATCH_DOCUMENTS, BATCH_BYTES = 1000, 2**21
 _SCRIPTS = ("Cyrillic", "Latin", "Greek", "Arabic", "Hebrew", "Devanagari", "Han", "Hiragana", "Katakana", "Hangul")
 
 
-def split_of(key: bytes, seed: int, validation_fraction: float, test_fraction: float) -> str:
-    """The split of the document with this key: the same whatever else is in the corpus."""
-    digest = hashlib.blake2b(key, digest_size=8, salt=seed.to_bytes(16, "little")).digest()
-    position = int.from_bytes(digest, "little") / 2**64  # uniform in [0, 1)
-    if position < test_fraction:
-        return "test"
-    if position < test_fraction + validation_fraction:
-        return "validation"
-    return "train"
+def splits_of(keys: np.ndarray, seed: int, validation_fraction: float, test_fraction: float) -> np.ndarray:
+    """The split of each document, as its place in `SPLITS`, from its key (uint64 [documents, 2]) alone."""
+    positions = (mixed(keys[:, 0] ^ mixed(np.array([seed], np.uint64))) >> np.uint64(11)) / 2**53  # in [0, 1)
+    held_out = positions < test_fraction + validation_fraction
+    return np.where(positions < test_fraction, SPLITS.index("test"), np.where(held_out, SPLITS.index("validation"), 0))
 
 
 class Writer:
     """Writes validated documents into one Arrow file a split below `folder`; used in a `with` block.
 
-    `documents`, `characters` and `sizes` (UTF-8 bytes) hold the sums of each split, right once the block has ended.
+    `documents`, `characters` and `sizes` (UTF-8 bytes) hold the sums of each split.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -50,9 +47,8 @@ class Writer:
         for split in SPLITS:
             sink = self._open.enter_context(pa.OSFile(str(folder / f"{split}.arrow"), "wb"))
             self._writers[split] = self._open.enter_context(pa.ipc.new_stream(sink, SCHEMA))
-        self._texts: dict[str, list[bytes]] = {split: [] for split in SPLITS}
-        self._lines: dict[str, list[int]] = {split: [] for split in SPLITS}
-        self._waiting = dict.fromkeys(SPLITS, 0)  # bytes
+        self._waiting: dict[str, list[pa.RecordBatch]] = {split: [] for split in SPLITS}
+        self._weight = dict.fromkeys(SPLITS, 0.0)  # of what waits, in batches
         self.documents = dict.fromkeys(SPLITS, 0)
         self.characters = dict.fromkeys(SPLITS, 0)
         self.sizes = dict.fromkeys(SPLITS, 0)
@@ -66,32 +62,28 @@ class Writer:
                 for split in SPLITS:
                     self._write(split)
 
-    def add(self, text: bytes, line: int, split: str) -> None:
-        """Append one document, its text in UTF-8, `line` being its line number in the corpus, from 1."""
-        self._texts[split].append(text)
-        self._lines[split].append(line)
-        self._waiting[split] += len(text)
-        if len(self._lines[split]) == BATCH_DOCUMENTS or self._waiting[split] >= BATCH_BYTES:
-            self._write(split)
+    def add(self, texts: pa.StringArray, lines: np.ndarray, splits: np.ndarray) -> None:
+        """Append documents: `lines` are their line numbers in the corpus, from 1, and `splits` places in `SPLITS`."""
+        for place, split in enumerate(SPLITS):
+            chosen = splits == place
+            if not chosen.any():
+                continue
+            found = texts.filter(pa.array(chosen))
+            columns = [found, pa.array(lines[chosen], pa.int64()), pa.repeat(split, len(found))]
+            size = pc.sum(pc.binary_length(found)).as_py()
+            self._waiting[split].append(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
+            self._weight[split] += max(len(found) / BATCH_DOCUMENTS, size / BATCH_BYTES)
+            self.documents[split] += len(found)
+            self.characters[split] += pc.sum(pc.utf8_length(found)).as_py()
+            self.sizes[split] += size
+            if self._weight[split] >= 1:
+                self._write(split)
 
     def _write(self, split: str) -> None:
-        if not self._lines[split]:
-            return
-        count = len(self._lines[split])
-        texts = as_strings(self._texts[split])
-        columns = [texts, pa.array(self._lines[split], pa.int64()), pa.repeat(split, count)]
-        self._writers[split].write_batch(pa.RecordBatch.from_arrays(columns, schema=SCHEMA))
-        self.documents[split] += count
-        self.characters[split] += pc.sum(pc.utf8_length(texts)).as_py()
-        self.sizes[split] += self._waiting[split]
-        self._texts[split].clear()
-        self._lines[split].clear()
-        self._waiting[split] = 0
-
-
-def as_strings(texts: list[bytes]) -> pa.StringArray:
-    """Texts that are known to be UTF-8 as an Arrow array of strings."""
-    return pa.array(texts, pa.binary()).view(pa.string())
+        if waiting := self._waiting[split]:
+            self._writers[split].write_batch(pa.concat_batches(waiting) if len(waiting) > 1 else waiting[0])
+            waiting.clear()
+            self._weight[split] = 0.0
 
 
 def count_documents(folder: str | Path, split: str) -> int:
@@ -122,18 +114,19 @@ class Description:
         self._count = extremes
         self._shortest: list[tuple[int, int]] = []  # characters and line
         self._longest: list[tuple[int, int]] = []
-        self._scripts = np.zeros(len(_SCRIPTS) + 2, dtype=np.int64)
-        self._script_of = _script_table()
+        self._characters = np.zeros(2**16, dtype=np.int64)  # how often each unit of UTF-16 is in the sample
 
-    def add(self, texts: list[bytes], lines: list[int]) -> None:
-        """Take in documents, in UTF-8, `lines` being their line numbers."""
-        lengths = pc.utf8_length(as_strings(texts)).to_pylist()
-        self._lengths.extend(lengths)
-        found = list(zip(lengths, lines, strict=True))
-        self._shortest = heapq.nsmallest(self._count, self._shortest + found)
-        self._longest = heapq.nsmallest(self._count, self._longest + found, key=lambda one: (-one[0], one[1]))
-        points = np.frombuffer(_sample(texts).encode("utf-16-le"), dtype="<u2")
-        self._scripts += np.bincount(self._script_of[points], minlength=len(self._scripts))
+    def add(self, texts: pa.StringArray, lines: np.ndarray) -> None:
+        """Take in documents, `lines` being their line numbers."""
+        lengths = pc.utf8_length(texts).to_numpy()
+        self._lengths.frombytes(lengths.astype(np.uint32).tobytes())
+        for order, kept in ((1, self._shortest), (-1, self._longest)):
+            # Of equally long ones those that come first: the sort is stable, and line numbers rise.
+            found = np.argsort(order * lengths, kind="stable")[: self._count]
+            kept.extend(zip(lengths[found].tolist(), lines[found].tolist(), strict=True))
+            kept.sort(key=lambda one: (order * one[0], one[1]))
+            del kept[self._count :]
+        self._characters += np.bincount(np.frombuffer(_sample(texts).encode("utf-16-le"), "<u2"), minlength=2**16)
 
     def lengths(self) -> dict[str, float]:
         """Mean, extremes and quantiles of the lengths in characters."""
@@ -160,24 +153,17 @@ class Description:
 
     def scripts(self) -> dict[str, float]:
         """The share of each script among the letters, the largest first; those below one in ten thousand left out."""
-        names = [*_SCRIPTS, "other"]
-        letters = int(self._scripts[1:].sum())
-        shares = {name: int(count) / letters for name, count in zip(names, self._scripts[1:], strict=True) if letters}
-        return {name: share for name, share in sorted(shares.items(), key=lambda item: -item[1]) if share >= 1e-4}
+        met = {chr(point): int(self._characters[point]) for point in np.flatnonzero(self._characters)}
+        letters = {letter: count for letter, count in met.items() if regex.match(r"\p{L}", letter)}
+        counts = Counter()
+        for letter, count in letters.items():
+            named = (name for name in _SCRIPTS if regex.match(rf"\p{{{name}}}", letter))
+            counts[next(named, "other")] += count
+        total = counts.total()
+        return {name: count / total for name, count in counts.most_common() if count / total >= 1e-4}
 
 
-def _sample(texts: list[bytes]) -> str:
-    """The first texts, up to 65 536 bytes and the end of a text."""
-    sizes = np.cumsum([len(text) for text in texts])
-    return b"".join(texts[: int(np.searchsorted(sizes, 2**16)) + 1]).decode("utf-8")
-
-
-def _script_table() -> np.ndarray:
-    """For each unit of UTF-16, 0 if it is no letter, else the number of its script."""
-    everything = "".join(chr(point) for point in range(0x10000) if not 0xD800 <= point < 0xE000)
-    table = np.zeros(0x10000, dtype=np.uint8)
-    other = len(_SCRIPTS) + 1
-    for number, pattern in enumerate([r"\p{L}", *(rf"[\p{{{name}}}&&\p{{L}}]" for name in _SCRIPTS)]):
-        letters = regex.findall(pattern, everything, regex.V1)
-        table[[ord(letter) for letter in letters]] = number or other
-    return table
+def _sample(texts: pa.StringArray) -> str:
+    """The first texts, up to some 16 000 bytes and the end of a text."""
+    sizes = pc.cumulative_sum(pc.binary_length(texts)).to_numpy()
+    return "".join(texts[: int(np.searchsorted(sizes, 2**14)) + 1].to_pylist())

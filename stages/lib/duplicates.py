@@ -10,27 +10,46 @@ little however many there are.
 
 from __future__ import annotations
 
-import hashlib
 import unicodedata
+from hashlib import blake2b
+from itertools import pairwise
 
 import numpy as np
+import pyarrow as pa
+
+from stages.lib import scan
 
 _LINE_BITS = 40  # of the second word of an entry; the 24 others belong to the key
 _LINES = np.uint64(2**_LINE_BITS - 1)
 
 
 def document_key(text: str) -> bytes:
-    """16 bytes that two documents share when they differ in white space and Unicode composition (NFC) at most."""
-    return _hash("".join(unicodedata.normalize("NFC", text).split()).encode("utf-8"))
+    """16 bytes that two documents share when they have the same words in Unicode's composition (NFC)."""
+    return _hash(" ".join(unicodedata.normalize("NFC", text).split()).encode("utf-8"))
 
 
-def key_of_ordinary(text: bytes) -> bytes:
-    """The same of a text in UTF-8 without characters that need a second look (`lines.unusual_places`), but faster."""
-    return _hash(text.translate(None, b" \t\n\x0b\x0c\r"))
+def keys_of(texts: pa.StringArray, unusual: np.ndarray) -> np.ndarray:
+    """The key of each text as two words: uint64 [texts, 2].
+
+    `unusual` (bool) tells which texts composition may change, or have white space beyond ASCII. The white space of all
+    others is normalised at once, as one array of bytes.
+    """
+    if not len(texts):
+        return np.empty((0, 2), np.uint64)
+    ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
+    normal = np.frombuffer(texts.buffers()[2], np.uint8).copy()
+    normal[scan.places(lambda piece: piece - np.uint8(0x09) < 5, normal)] = 0x20
+    superfluous = 1 + scan.places(lambda piece: (piece[1:] == 0x20) & (piece[:-1] == 0x20), normal, overlap=1)
+    content = (np.delete(normal, superfluous) if len(superfluous) else normal).tobytes()
+    bounds = ends - np.searchsorted(superfluous, ends)
+    found = [_hash(content[start:end].strip()) for start, end in pairwise(bounds.tolist())]
+    for index in np.flatnonzero(unusual).tolist():
+        found[index] = document_key(texts[index].as_py())
+    return np.frombuffer(b"".join(found), dtype="<u8").reshape(-1, 2)
 
 
 def _hash(text: bytes) -> bytes:
-    return hashlib.blake2b(text, digest_size=16).digest()
+    return blake2b(text, digest_size=16).digest()
 
 
 class FirstLines:
@@ -42,14 +61,13 @@ class FirstLines:
     def __len__(self) -> int:
         return len(self._large.heads) + len(self._recent.heads)
 
-    def add(self, keys: list[bytes], lines: list[int]) -> list[int]:
+    def add(self, keys: np.ndarray, lines: np.ndarray) -> np.ndarray:
         """For each of these documents, the line of the first one with its key: its own if it is new.
 
-        `keys` are of 16 bytes; `lines` are below 2^40 and rise, also from call to call.
+        `keys` are uint64 [documents, 2]; `lines` are below 2^40 and rise, also from call to call.
         """
-        words = np.frombuffer(b"".join(keys), dtype="<u8").reshape(-1, 2)
-        heads, tails = words[:, 0], words[:, 1] & ~_LINES
-        firsts = np.array(lines, dtype=np.uint64)
+        heads, tails = keys[:, 0], keys[:, 1] & ~_LINES
+        firsts = lines.astype(np.uint64)
         # Sorted by key and then by line, so that copies within the batch are neighbours, the first one in front.
         order = np.lexsort((firsts, tails, heads))
         heads, tails, firsts = heads[order], tails[order], firsts[order]
@@ -64,7 +82,7 @@ class FirstLines:
             self._recent = _Table()
         result = np.empty_like(firsts)
         result[order] = firsts
-        return result.tolist()
+        return result.astype(np.int64)
 
 
 class _Table:

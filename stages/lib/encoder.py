@@ -12,10 +12,8 @@ The cost is memory for the pieces met so far, some 50 MB in each process at most
 
 from __future__ import annotations
 
-import os
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -26,7 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
-from stages.lib import files
+from stages.lib import files, parallel
 from stages.lib.tokens import boundary_id, load_tokenizer
 
 # How GPT-2 cuts a text into pieces.
@@ -134,8 +132,7 @@ def encode_batches(folder: Path, batches: Iterable[pa.RecordBatch], by_pieces: b
 
     The result does not depend on how many that are.
     """
-    processes = min(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1, 16)
-    processes = min(processes, size // _WORTH_A_PROCESS)
+    processes = min(parallel.processors(), 16, size // _WORTH_A_PROCESS)
     if processes < 2:
         encoder = Encoder(folder, by_pieces)
         for batch in batches:
@@ -143,13 +140,7 @@ def encode_batches(folder: Path, batches: Iterable[pa.RecordBatch], by_pieces: b
         return
     # Spawned, not forked: the parent has threads by now (pyarrow's), and a fork can inherit their locks.
     with ProcessPoolExecutor(processes, get_context("spawn"), _start, (folder, by_pieces)) as pool:
-        waiting: deque[Future[Encoded]] = deque()
-        for batch in batches:
-            waiting.append(pool.submit(_encode_in_process, batch))
-            if len(waiting) > 2 * processes:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
+        yield from parallel.in_order(pool, _encode_in_process, batches, 2 * processes)
 
 
 _encoder: Encoder  # of this worker process

@@ -3,23 +3,23 @@
 A held-out document that shares a run of 13 words with a training document is no honest test: the model may have learned
 the run by heart. Words are compared in lower case and without punctuation. (Brown et al. 2020, appendix C.)
 
-Memory is bounded: of a very large corpus only so many held-out documents are examined as have some four million runs.
+Texts are taken some at a time and their runs hashed together, in operations on whole arrays. Memory is bounded: of a
+very large corpus only so many held-out documents are examined as have some four million runs.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from unicodedata import category
 
 import numpy as np
-import regex
+
+from stages.lib.hashing import mixed, segment_hashes
 
 RUN = 13  # words
 LIMIT = 2**22  # runs of held-out documents that are looked for
-_WORDS = regex.compile(r"\w+")
-_FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, so that multiplying by it loses nothing
-_KNOWN_WORDS = 2**18
+_GROUP = 2**18  # characters that are worked on together, which fit in the processor's cache
 
 
 @dataclass(frozen=True)
@@ -38,62 +38,79 @@ class Leakage:
     leaks: list[Leak]
 
 
-class _Words(dict[str, int]):
-    """A hash of 64 bits for each word met so far."""
+class Runs:
+    """Finds the runs of words in texts."""
 
-    def __missing__(self, word: str) -> int:
-        if len(self) >= _KNOWN_WORDS:
-            self.clear()
-        self[word] = value = int.from_bytes(hashlib.blake2b(word.encode("utf-8"), digest_size=8).digest(), "little")
-        return value
+    def __init__(self) -> None:
+        self._kinds = np.zeros(0x110000, np.uint8)  # of each character: 0 not met yet, 1 part of a word, 2 none
 
+    def of(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+        """A hash (uint64) for each run of 13 words in the texts, in order, and how many runs each text has.
 
-def runs(text: str, words: dict[str, int]) -> np.ndarray:
-    """A hash of 64 bits for each run of 13 words in a text, in order; `words` gives the hash of a word."""
-    found = _WORDS.findall(text.lower())
-    count = len(found) - RUN + 1
-    if count < 1:
-        return np.empty(0, np.uint64)
-    hashes = np.fromiter(map(words.__getitem__, found), np.uint64, len(found))
-    combined = np.zeros(count, np.uint64)
-    for place in range(RUN):
-        combined = combined * _FACTOR + hashes[place : place + count]
-    return combined
+        No text may hold the character U+0000.
+        """
+        characters = np.frombuffer("\0".join(texts).lower().encode("utf-32-le"), "<u4")
+        in_word = self._in_word(characters)
+        edges = np.flatnonzero(np.diff(in_word, prepend=False, append=False))
+        starts, ends = edges[::2], edges[1::2]
+        words = mixed(segment_hashes(characters, starts, ends))
+        breaks = np.searchsorted(starts, np.flatnonzero(characters == 0))
+        lengths = np.diff(breaks, prepend=0, append=len(words))
+        counts = np.maximum(lengths - RUN + 1, 0)
+        # A run begins at every word of a text but its last twelve.
+        firsts = np.arange(counts.sum()) + np.repeat(
+            (np.cumsum(lengths) - lengths) - (np.cumsum(counts) - counts), counts
+        )
+        return segment_hashes(words, firsts, firsts + RUN), counts
+
+    def _in_word(self, characters: np.ndarray) -> np.ndarray:
+        kinds = self._kinds[characters]
+        if not kinds.all():
+            for point in np.unique(characters[kinds == 0]).tolist():
+                character = chr(point)
+                self._kinds[point] = 1 if category(character)[0] in "LNM" or character == "_" else 2
+            kinds = self._kinds[characters]
+        return kinds == 1
 
 
 def measure(held_out: Iterable[tuple[int, str]], training: Iterable[str], limit: int = LIMIT) -> Leakage:
     """Look for the runs of held-out documents, each given as line and text, in the texts of the training documents."""
-    words = _Words()
-    lines, parts, total = [], [], 0
-    for line, text in held_out:
-        hashes = runs(text, words)
-        if len(hashes):
-            lines.append(line)
-            parts.append(hashes)
-            total += len(hashes)
-            if total >= limit:
-                break
-    if not lines:
+    runs = Runs()
+    lines, parts, counts, total = [], [], [], 0
+    for group in _groups((text, line) for line, text in held_out):
+        hashes, found = runs.of([text for text, _ in group])
+        lines.extend(line for _, line in group)
+        parts.append(hashes)
+        counts.append(found)
+        total += len(hashes)
+        if total >= limit:
+            break
+    if not total:
         return Leakage(0, [])
     wanted, places = np.unique(np.concatenate(parts), return_inverse=True)
     seen = np.zeros(len(wanted), dtype=bool)
-    for hashes in _batched(runs(text, words) for text in training):
+    for group in _groups((text,) for text in training):
+        hashes, _ = runs.of([text for (text,) in group])
+        hashes.sort()  # looked up in order, neighbours are met in the cache
         found = np.searchsorted(wanted, hashes)
         found[found == len(wanted)] = 0
         seen[found[wanted[found] == hashes]] = True
-    starts = np.cumsum([0, *map(len, parts)])[:-1]
-    shares = np.add.reduceat(seen[places].astype(np.int64), starts) / np.array([len(part) for part in parts])
-    leaks = [Leak(line, share) for line, share in zip(lines, shares.tolist(), strict=True) if share]
-    return Leakage(len(lines), sorted(leaks, key=lambda leak: (-leak.share, leak.line)))
+    counts = np.concatenate(counts)
+    examined = np.flatnonzero(counts)
+    starts = (np.cumsum(counts) - counts)[examined]
+    shares = np.add.reduceat(seen[places].astype(np.int64), starts) / counts[examined]
+    leaks = [Leak(lines[index], share) for index, share in zip(examined, shares.tolist(), strict=True) if share]
+    return Leakage(len(examined), sorted(leaks, key=lambda leak: (-leak.share, leak.line)))
 
 
-def _batched(arrays: Iterable[np.ndarray], size: int = 2**16) -> Iterator[np.ndarray]:
-    waiting, count = [], 0
-    for array in arrays:
-        waiting.append(array)
-        count += len(array)
-        if count >= size:
-            yield np.concatenate(waiting)
-            waiting, count = [], 0
-    if waiting:
-        yield np.concatenate(waiting)
+def _groups(documents: Iterable[tuple]) -> Iterator[list[tuple]]:
+    """Documents, each a tuple that begins with its text, in groups of some `_GROUP` characters."""
+    group, size = [], 0
+    for document in documents:
+        group.append(document)
+        size += len(document[0])
+        if size >= _GROUP:
+            yield group
+            group, size = [], 0
+    if group:
+        yield group

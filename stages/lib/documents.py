@@ -1,0 +1,235 @@
+"""A block of lines to the documents in it, most of them without a look at any single line.
+
+Nearly every line of a corpus is an object with one string in it. Such a text is cut out of the block as it stands
+there, together with all the others, by operations on whole arrays. Every other line goes to the careful parser of
+`records`, which knows what can be wrong with it, and whose word is final: what both can read, they read the same.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from stages.lib import scan
+from stages.lib.lines import Block
+from stages.lib.records import BadLine, Line, refuse_control_characters, text_of
+
+_NEWLINE, _RETURN, _SPACE, _QUOTE, _BACKSLASH, _BRACE, _DELETE = b'\n\r "\\}\x7f'
+# What an escape stands for; 0 for those that are left to the careful parser.
+_UNESCAPED = np.zeros(256, np.uint8)
+_UNESCAPED[list(b'n"tr/')] = list(b'\n"\t\r/')
+# Whatever is white space in a line of JSON, escaped or not, and more: a text that it matches may be empty.
+_MAYBE_EMPTY = re.compile(rb"(?:[ \\nrt]|[\xc2\xe1\xe2\xe3][\x80-\xbf]+)*")
+_MAYBE_EMPTY_START = np.isin(np.arange(256), list(b" \\\xc2\xe1\xe2\xe3"))
+
+
+class Problem(NamedTuple):
+    """A bad line: its number, what is wrong with it, and its bytes without the line end (cut, if it is too long)."""
+
+    line: int
+    error: BadLine
+    content: bytes
+
+
+class Documents(NamedTuple):
+    """What a block holds: `texts`, the `lines` (int64) they stand on, and which are `unusual` (bool).
+
+    A text that is not unusual is its own Unicode composition (NFC), and its white space is ASCII's. Further the
+    `problems`, in order; how many lines there are in all, how many are `blank`, and how many end as on Windows.
+    """
+
+    texts: pa.StringArray
+    lines: np.ndarray
+    unusual: np.ndarray
+    problems: list[Problem]
+    count: int
+    blank: int
+    windows_line_ends: int
+
+
+class Parser:
+    """Takes the documents out of blocks of lines."""
+
+    def __init__(self, text_field: str, max_bytes: int) -> None:
+        """`text_field` is the field that holds the text; a line of more than `max_bytes` is a bad one."""
+        self._field = text_field
+        self._max_bytes = max_bytes
+        quoted = json.dumps(text_field, ensure_ascii=False).encode("utf-8", "backslashreplace")
+        # How an object begins, as the usual programs write it: with and without a space.
+        self._beginnings = [np.frombuffer(b"{" + quoted + colon + b'"', np.uint8) for colon in (b": ", b":")]
+
+    def parse(self, block: Block) -> Documents:
+        """The documents of a block, in order, exactly as they stand there."""
+        bounds = _Bounds(block)
+        plain, texts, unusual = self._cut_out(bounds)
+        careful, problems, blank = self._with_care(bounds, np.flatnonzero(~plain))
+        indices, unusual = np.flatnonzero(plain), unusual[plain]
+        if careful:
+            found = pa.array([text for _, text, _ in careful], pa.string())
+            indices = np.concatenate([indices, [index for index, _, _ in careful]])
+            unusual = np.concatenate([unusual, [strange for _, _, strange in careful]])
+            order = np.argsort(indices)
+            texts, indices, unusual = (
+                pa.concat_arrays([texts, found]).take(pa.array(order)),
+                indices[order],
+                unusual[order],
+            )
+        return Documents(
+            texts, block.number + indices, unusual, problems, len(bounds.starts), blank, int(bounds.windows.sum())
+        )
+
+    def _cut_out(self, bounds: _Bounds) -> tuple[np.ndarray, pa.StringArray, np.ndarray]:
+        """Of all lines: which are plain (bool), the texts of these, and which have unusual characters (bool)."""
+        values, starts, stops = bounds.values, bounds.starts, bounds.stops
+        plain, unusual = np.zeros((2, len(starts)), dtype=bool)
+        # Where each text has its first byte, and where the quotation mark behind it stands.
+        firsts, lasts = starts.copy(), stops - 2
+        if bounds.block.size > len(values) or not _is_utf8(bounds.block.content):
+            return plain, pa.array([], pa.string()), unusual
+
+        for beginning in self._beginnings:
+            size = len(beginning)
+            found = np.flatnonzero(~plain & (lasts > starts + size) & (stops - starts <= self._max_bytes))
+            found = found[(values[starts[found, None] + np.arange(size)] == beginning).all(axis=1)]
+            found = found[(values[lasts[found]] == _QUOTE) & (values[lasts[found] + 1] == _BRACE)]
+            plain[found] = True
+            firsts[found] += size
+
+        places = unusual_places(values)
+        unusual[bounds.lines_of(places)] = True
+        plain[bounds.lines_of(places[_are_control(values, places)])] = False
+        for index in np.flatnonzero(plain & _MAYBE_EMPTY_START[values[firsts]]):
+            plain[index] = not _MAYBE_EMPTY.fullmatch(bounds.block.content, firsts[index], lasts[index])
+
+        def inside(places: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            """Those of the places that are inside the text of a plain line, and these lines."""
+            lines = bounds.lines_of(places)
+            within = plain[lines] & (places >= firsts[lines]) & (places < lasts[lines])
+            return places[within], lines[within]
+
+        # An escaped backslash is left to the careful parser: without one, each backslash begins an escape of its own.
+        backslashes, lines = inside(scan.places(lambda piece: piece == _BACKSLASH, values))
+        plain[lines[(_UNESCAPED[values[backslashes + 1]] == 0) | (backslashes + 1 == lasts[lines])]] = False
+        quotes, lines = inside(scan.places(lambda piece: piece == _QUOTE, values))
+        plain[lines[values[quotes - 1] != _BACKSLASH]] = False
+
+        backslashes, lines = inside(backslashes)
+        written = values.copy()
+        written[backslashes + 1] = _UNESCAPED[values[backslashes + 1]]
+        # What stands between the texts, the texts, and so on in turn.
+        turns = np.diff(np.stack([firsts[plain], lasts[plain]], axis=1).ravel(), prepend=0, append=len(values))
+        keep = np.repeat(np.arange(len(turns)) % 2 == 1, turns)
+        keep[backslashes] = False
+        sizes = lasts - firsts - np.bincount(lines, minlength=len(starts))
+        offsets = np.concatenate([[0], np.cumsum(sizes[plain])]).astype(np.int32)
+        texts = pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(offsets), pa.py_buffer(written[keep]))
+        return plain, texts, unusual
+
+    def _with_care(
+        self, bounds: _Bounds, indices: np.ndarray
+    ) -> tuple[list[tuple[int, str, bool]], list[Problem], int]:
+        """Of the lines with these indices: index, text and whether it is unusual; the bad ones; how many are blank."""
+        found, problems, blank = [], [], 0
+        for index in indices.tolist():
+            line = bounds.line(index)
+            try:
+                text = text_of(line, self._field, self._max_bytes)
+                if text is None:
+                    blank += 1
+                    continue
+                unusual = len(unusual_places(np.frombuffer(text.encode("utf-8"), np.uint8))) > 0
+                if unusual:
+                    refuse_control_characters(text)
+            except BadLine as error:
+                problems.append(Problem(line.number, error, line.content))
+            else:
+                found.append((index, text, unusual))
+        return found, problems, blank
+
+
+class _Bounds:
+    """Where the lines of a block are: all arrays have an entry for each line, counted from 0."""
+
+    def __init__(self, block: Block) -> None:
+        self.block = block
+        self.values = values = np.frombuffer(block.content, np.uint8)
+        self._newlines = scan.places(lambda piece: piece == _NEWLINE, values)
+        unfinished = values[-1] != _NEWLINE
+        ends = np.append(self._newlines, len(values)) if unfinished else self._newlines
+        self.starts = np.concatenate([[0], ends[:-1] + 1])
+        self.windows = (ends > self.starts) & (values[ends - 1] == _RETURN)
+        if unfinished:
+            self.windows[-1] = False
+        self.stops = ends - self.windows  # behind the last byte that is not of the line end
+
+    def lines_of(self, places: np.ndarray) -> np.ndarray:
+        """The line that each of these places is in."""
+        return np.searchsorted(self._newlines, places)
+
+    def line(self, index: int) -> Line:
+        """One line by itself."""
+        content, start, stop = self.block.content, self.starts[index], self.stops[index]
+        end = content[stop : stop + 2] if self.windows[index] else content[stop : stop + 1]
+        size = stop - start + len(end) if self.block.size == len(content) else self.block.size
+        return Line(self.block.number + index, content[start:stop], end, int(size))
+
+
+def _suspect(text: np.ndarray) -> np.ndarray:
+    """Which bytes of UTF-8 may begin an unusual character (bool).
+
+    Ordinary whatever follows are: ASCII from the space on; bytes that go on with a character; those that begin letters
+    from U+00C0 to U+02FF, Greek from U+03C0, Cyrillic U+0400 to U+047F and U+04C0 to U+04FF, and Chinese.
+    """
+    # Comparisons with all bytes are quicker than a look into a table.
+    suspect = (text < _SPACE) & (text != _NEWLINE)
+    suspect |= text == _DELETE
+    suspect |= text == 0xC2
+    suspect |= text - np.uint8(0xCC) < 3
+    suspect |= text == 0xD2
+    suspect |= (text >= 0xD4) & (text - np.uint8(0xE4) >= 6)
+    return suspect
+
+
+def unusual_places(text: np.ndarray) -> np.ndarray:
+    """The places in UTF-8 (bytes, uint8) of characters that need a second look.
+
+    That are control characters, white space beyond ASCII, and all that Unicode's composition (NFC) could change or
+    that was not thought of here. A text without them is its own NFC, and its white space is ASCII's.
+    """
+    places = scan.places(_suspect, text)
+    if not len(places):
+        return places
+    padded = np.concatenate([text, np.zeros(2, np.uint8)])
+    first, second, third = padded[places], padded[places + 1], padded[places + 2]
+    ordinary = (
+        ((first == _RETURN) & (second == _NEWLINE))  # a line end of Windows
+        | ((first == 0xC2) & (second > 0xA0))  # U+00A1 to U+00BF: guillemets and the like
+        | ((first == 0xCE) & (second != 0x87))  # Greek, but for one dot
+        | ((first == 0xD2) & (second >= 0x8A))  # Cyrillic from U+048A
+        # Dashes, quotation marks, dots.
+        | ((first == 0xE2) & (second == 0x80) & ((third >= 0x90) & (third < 0xA8) | (third >= 0xB0)))
+        | ((first == 0xE2) & (second == 0x82) & (third == 0xBD))  # the rouble
+        | ((first == 0xE2) & (second == 0x82) & (third == 0xAC))  # the euro
+        | ((first == 0xE2) & (second == 0x84) & (third == 0x96))  # №
+        | ((first == 0xF0) & (second == 0x9F))  # emoji
+    )
+    return places[~ordinary]
+
+
+def _are_control(values: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """Which of the unusual places hold a control character (bool)."""
+    first, second = values[places], values[np.minimum(places + 1, len(values) - 1)]
+    return (first < _SPACE) | (first == _DELETE) | ((first == 0xC2) & (second < 0xA0))
+
+
+def _is_utf8(content: bytes) -> bool:
+    offsets = pa.py_buffer(np.array([0, len(content)], np.int64))
+    try:
+        pa.LargeStringArray.from_buffers(1, offsets, pa.py_buffer(content)).validate(full=True)
+    except pa.ArrowInvalid:
+        return False
+    return True
