@@ -11,8 +11,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 from bench import measure
@@ -27,22 +25,13 @@ def main() -> None:
         size = measure.write_corpus(folder, args.corpus, args.megabytes)
         os.chdir(folder)
         settings = params.load(folder / "params.yaml")
-        settings = settings.model_copy(update={"validate_": settings.validate_.model_copy(update={"on_error": "skip"})})
-        ways: dict[str, Callable[[], object]] = {
-            "json.loads of every line": lambda: _parse(Path(settings.corpus.path)),
-            "validation without leakage": lambda: _validate(settings),
-            "leakage": lambda: validate.leaking(Path("validated")),
-        }
-        seconds: dict[str, list[float]] = {name: [] for name in ways}
-        for _ in range(args.runs):
-            for name, way in ways.items():
-                began = time.perf_counter()
-                way()
-                seconds[name].append(time.perf_counter() - began)
+        path = Path(settings.corpus.path)
+        bare, ours = measure.in_turns(args.runs, lambda: _parse(path), lambda: _validate(settings))
+        (leakage,) = measure.in_turns(args.runs, lambda: validate.leaking(Path("validated")))
         whole = measure.run(folder, "stages.validate")
-    rates = {name: size / 1e6 / measure.middle(taken) for name, taken in seconds.items()}
-    bare = rates["json.loads of every line"]
-    rows = [[name, f"{rate:.1f}", f"{rate / bare:.2f}"] for name, rate in rates.items()]
+    seconds = {"json.loads of every line": bare, "validation without leakage": ours, "leakage": leakage}
+    rates = {name: size / 1e6 / taken for name, taken in seconds.items()}
+    rows = [[name, f"{rate:.1f}", f"{bare / seconds[name]:.2f}"] for name, rate in rates.items()]
     rows.append(["the stage as a whole process", f"{size / 1e6 / whole.seconds:.1f}", "-"])
     title = f"Validation of {size / 1e6:.0f} MB; peak memory of the stage {whole.memory / 1e6:.0f} MB."
     figures = {"bytes": size, "megabytes_per_second": rates, "memory": whole.memory}

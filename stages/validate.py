@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.lib import cli, corpus, documents, duplicates, files, leakage, lines, parallel, params
+from stages.lib import cli, corpus, documents, duplicates, files, leakage, lines, memory, parallel, params
 
 OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
@@ -35,6 +35,7 @@ def main() -> None:
 
 def validated(settings: params.Params, folder: Path, rejected_path: Path) -> tuple[dict[str, Any], list[list]]:
     """Fill `folder` and the file of rejected lines; return figures, and how many documents have which length."""
+    memory.keep_freed()
     path, rules = settings.corpus.path, settings.validate_
     total = lines.size(path)
     reader = lines.Reader(path, rules.max_line_bytes)

@@ -206,9 +206,10 @@ def test_pieces_that_give_other_ids_are_given_up(tiny_base, monkeypatch):
 
 def test_the_number_of_processes_changes_nothing(tiny_base, tmp_path, monkeypatch):
     with corpus.Writer(tmp_path) as writer:
-        for number in range(5000):
-            text = f"{TRICKY[number % len(TRICKY)]} {number}" * (number % 5 + 1)
-            writer.add(text.encode(), number, "train")
+        for start in range(0, 5000, 500):
+            numbers = np.arange(start, start + 500)
+            texts = [f"{TRICKY[number % len(TRICKY)]} {number}" * (number % 5 + 1) for number in numbers]
+            writer.add(pa.array(texts), numbers, np.zeros(500, int))
     monkeypatch.setattr(encoder, "_WORTH_A_PROCESS", 1000)
 
     def encoded(size):

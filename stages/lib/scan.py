@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-_PIECE = 2**18  # bytes that are looked at together: what is computed from them stays in the processor's cache
+_PIECE = 2**19  # bytes that are looked at together: what is computed from them stays in the processor's cache
 
 
 def places(condition: Callable[[np.ndarray], np.ndarray], values: np.ndarray, overlap: int = 0) -> np.ndarray:
