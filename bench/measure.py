@@ -159,8 +159,8 @@ def _family(pid: int) -> list[int]:
 
 def _anonymous(pid: int) -> int:
     try:
-        for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
-            if line.startswith("Anonymous:"):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("RssAnon:"):
                 return int(line.split()[1]) * 1024
     except OSError:
         pass
@@ -181,11 +181,12 @@ def report(title: str, header: list[str], rows: list[list[Any]], figures: dict[s
         files.write_json(path, {"machine": machine(), **figures})
 
 
-def in_turns(runs: int, *ways: Callable[[], object]) -> list[float]:
-    """The median time of each of several ways, in seconds, taking turns `runs` times."""
+def in_turns(runs: int, *ways: Callable[[], object], before: Callable[[], object] = lambda: None) -> list[float]:
+    """The median time of each of several ways, in seconds, taking turns `runs` times; `before` each, untimed."""
     seconds: list[list[float]] = [[] for _ in ways]
     for _ in range(runs):
         for taken, way in zip(seconds, ways, strict=True):
+            before()
             began = time.perf_counter()
             way()
             taken.append(time.perf_counter() - began)

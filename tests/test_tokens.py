@@ -1,7 +1,9 @@
 """Tokens: packing loses none, keeps documents in order, and text never turns into a special token."""
 
 import json
+import re
 from collections import Counter
+from itertools import pairwise, product
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from stages.lib import batches, corpus, encoder, packing, scoring, tokens
+from stages.lib import batches, characters, corpus, encoder, packing, scoring, tokens
 from stages.lib.cli import UserError
 from stages.lib.encoder import Encoder
 
@@ -156,15 +158,42 @@ def test_ids_of_any_text_are_those_of_the_hugging_face_tokenizer(tiny_base, text
     assert Encoder(tiny_base).check(texts)
 
 
+PATTERN = regex.compile(r"'(?:[stmd]|re|ve|ll)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
+
+
+def pieces(texts):
+    everything = characters.joined(texts)
+    points = characters.code_points(everything)
+    begins = encoder.cut(points, characters.Kinds(encoder._kind).of(points)).tolist()
+    return [everything[begin:end] for begin, end in pairwise([*begins, len(everything)])]
+
+
+def expected_pieces(texts):
+    return [piece for text in texts for piece in [*PATTERN.findall(text), characters.SEPARATOR]]
+
+
+def test_texts_are_cut_as_gpt2s_pattern_cuts_them():
+    """Every text of up to five characters that the pattern treats differently, and all contractions."""
+    texts = ["".join(drawn) for size in range(6) for drawn in product("a1!' \n\u00a0", repeat=size)]
+    texts += ["".join(drawn) for size in range(1, 6) for drawn in product("'srevl ", repeat=size)]
+    assert pieces(texts) == expected_pieces(texts)
+
+
+@given(st.lists(st.text(st.characters(codec="utf-8")) | st.text("aЯ1 \n\t'stmdrevl.—")))
+def test_any_texts_are_cut_as_gpt2s_pattern_cuts_them(texts):
+    assert pieces(texts) == expected_pieces(texts)
+
+
 def test_every_character_is_cut_as_the_tokenizer_cuts_it(tiny_base):
     """All of Unicode between letters, digits, marks and spaces: what the pieces rest on."""
-    characters = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
-    texts = ["".join(f"a{one}1!{one} " for one in characters[at : at + 500]) for at in range(0, len(characters), 500)]
+    everything = [chr(point) for point in range(0x110000) if not 0xD800 <= point < 0xE000]
+    texts = ["".join(f"a{one}1!{one} " for one in everything[at : at + 500]) for at in range(0, len(everything), 500)]
     assert Encoder(tiny_base).check(texts)
 
 
 def test_more_pieces_than_are_remembered_change_nothing(tiny_base, monkeypatch):
     monkeypatch.setattr(encoder, "_KNOWN_PIECES", 10)
+    monkeypatch.setattr(encoder, "_GROUP", 50)
     texts = [f"слово{number} " * 3 + "x" * number for number in range(100)]
     assert Encoder(tiny_base).check(texts)
 
@@ -198,30 +227,32 @@ def test_a_tokenizer_of_another_kind_does_the_work_itself(tiny_base, tmp_path, c
 
 
 def test_pieces_that_give_other_ids_are_given_up(tiny_base, monkeypatch):
-    monkeypatch.setattr(encoder, "_PIECES", regex.compile(r"\S+|\s+"))
+    monkeypatch.setattr(encoder, "cut", lambda points, kinds: np.arange(len(points)))
     fast = Encoder(tiny_base)
     assert not fast.check(TRICKY)
     assert ids_of(fast, TRICKY) == own_ids(tiny_base, TRICKY)
 
 
-def test_the_number_of_processes_changes_nothing(tiny_base, tmp_path, monkeypatch):
+def test_the_number_of_processors_changes_nothing(tiny_base, tmp_path, monkeypatch):
     with corpus.Writer(tmp_path) as writer:
         for start in range(0, 5000, 500):
             numbers = np.arange(start, start + 500)
             texts = [f"{TRICKY[number % len(TRICKY)]} {number}" * (number % 5 + 1) for number in numbers]
             writer.add(pa.array(texts), numbers, np.zeros(500, int))
-    monkeypatch.setattr(encoder, "_WORTH_A_PROCESS", 1000)
 
-    def encoded(size):
-        batches = corpus.read_documents(tmp_path, "train")
-        return [
-            (one.lines.tolist(), one.sizes.tolist(), one.ends.tolist(), one.ids.tolist(), one.characters, one.words)
-            for one in encoder.encode_batches(tiny_base, batches, True, size)
-        ]
+    def encoded(processors):
+        monkeypatch.setattr(encoder.parallel, "processors", lambda: processors)
+        with encoder.encoding(Encoder(tiny_base)) as encode:
+            return [
+                (one.lines.tolist(), one.sizes.tolist(), one.ends.tolist(), one.ids.tolist(), one.characters, one.words)
+                for one in encode(corpus.read_documents(tmp_path, "train"))
+            ]
 
-    alone = encoded(0)
-    assert encoded(2000) == encoded(3000) == alone
+    alone = encoded(1)
+    assert encoded(2) == encoded(5) == alone
     assert sum(len(lines) for lines, *_ in alone) == 5000
+    texts = [text for batch in corpus.read_documents(tmp_path, "train") for text in batch["text"].to_pylist()]
+    assert sum(words for *_, words in alone) == sum(len(re.findall(r"[^ \t-\r]+", text)) for text in texts)
 
 
 @given(documents, lengths)

@@ -19,13 +19,11 @@ def mixed(words: np.ndarray) -> np.ndarray:
 def segment_hashes(values: np.ndarray, starts: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """A hash (uint64) of the values from each of `starts` to before each of `ends`, the same wherever they stand.
 
-    `values` are unsigned integers; to tell [1] from [1, 0] they must be above 0.
-
-    That is the polynomial of Rabin and Karp (1987), modulo 2^64: the sum of values[start + i] F^i. It is a difference
-    of two running sums over all the values, taken back to i = 0.
+    That is the polynomial of Rabin and Karp (1987), modulo 2^64: the sum of (values[start + i] + 1) F^i. It is a
+    difference of two running sums over all the values, taken back to i = 0.
     """
     sums = np.zeros(len(values) + 1, np.uint64)
-    np.cumsum(values * _powers(_FACTOR, len(values)), out=sums[1:])
+    np.cumsum((values + np.uint64(1)) * _powers(_FACTOR, len(values)), out=sums[1:])
     return (sums[ends] - sums[starts]) * _powers(_INVERSE, len(values) + 1)[starts]
 
 

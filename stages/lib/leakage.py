@@ -15,6 +15,7 @@ from unicodedata import category
 
 import numpy as np
 
+from stages.lib.characters import SEPARATOR, Kinds, code_points, joined
 from stages.lib.hashing import mixed, segment_hashes
 
 RUN = 13  # words
@@ -42,35 +43,30 @@ class Runs:
     """Finds the runs of words in texts."""
 
     def __init__(self) -> None:
-        self._kinds = np.zeros(0x110000, np.uint8)  # of each character: 0 not met yet, 1 part of a word, 2 none
+        self._kinds = Kinds(_kind)
 
     def of(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
-        """A hash (uint64) for each run of 13 words in the texts, in order, and how many runs each text has.
-
-        No text may hold the character U+0000.
-        """
-        characters = np.frombuffer("\0".join(texts).lower().encode("utf-32-le"), "<u4")
-        in_word = self._in_word(characters)
-        edges = np.flatnonzero(np.diff(in_word, prepend=False, append=False))
+        """A hash (uint64) for each run of 13 words in the texts, in order, and how many runs each text has."""
+        characters = code_points(joined(texts).lower())
+        kinds = self._kinds.of(characters)
+        edges = np.flatnonzero(np.diff(kinds == _WORD, prepend=False, append=False))
         starts, ends = edges[::2], edges[1::2]
         words = mixed(segment_hashes(characters, starts, ends))
-        breaks = np.searchsorted(starts, np.flatnonzero(characters == 0))
-        lengths = np.diff(breaks, prepend=0, append=len(words))
+        lengths = np.diff(np.searchsorted(starts, np.flatnonzero(kinds == _SEPARATOR)), prepend=0)
         counts = np.maximum(lengths - RUN + 1, 0)
         # A run begins at every word of a text but its last twelve.
-        firsts = np.arange(counts.sum()) + np.repeat(
-            (np.cumsum(lengths) - lengths) - (np.cumsum(counts) - counts), counts
-        )
+        skipped = (np.cumsum(lengths) - lengths) - (np.cumsum(counts) - counts)
+        firsts = np.arange(counts.sum()) + np.repeat(skipped, counts)
         return segment_hashes(words, firsts, firsts + RUN), counts
 
-    def _in_word(self, characters: np.ndarray) -> np.ndarray:
-        kinds = self._kinds[characters]
-        if not kinds.all():
-            for point in np.unique(characters[kinds == 0]).tolist():
-                character = chr(point)
-                self._kinds[point] = 1 if category(character)[0] in "LNM" or character == "_" else 2
-            kinds = self._kinds[characters]
-        return kinds == 1
+
+_WORD, _OTHER, _SEPARATOR = 1, 2, 3
+
+
+def _kind(character: str) -> int:
+    if character == SEPARATOR:
+        return _SEPARATOR
+    return _WORD if category(character)[0] in "LNM" or character == "_" else _OTHER
 
 
 def measure(held_out: Iterable[tuple[int, str]], training: Iterable[str], limit: int = LIMIT) -> Leakage:
