@@ -1,7 +1,7 @@
 """How fast tokenization is, from validated text to Arrow files on disk, against `datasets.map` and tiktoken.
 
     python -m bench.tokenize                          the sample corpus, repeated to 20 MB
-    python -m bench.tokenize --corpus FILE [FILE ...] [--megabytes 1000]
+    python -m bench.tokenize --corpus FILE [FILE ...] [--megabytes 1000] [--engines]
 
 All have GPT-2's own vocabulary and every core; the stage packs its tokens into rows besides. Each run is a process of
 its own, timed as a whole, and they take turns. The ids are compared. Needs bench/requirements.txt.
@@ -29,19 +29,21 @@ def main() -> None:
     if sys.argv[1:2] and sys.argv[1] in ENGINES:
         {"datasets.map": by_datasets, "tiktoken": by_tiktoken}[sys.argv[1]]()
         return
-    args = measure.arguments(__doc__).parse_args()
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--engines", nargs="*", choices=ENGINES, default=ENGINES, help="to compare with (default all)")
+    args = parser.parse_args()
     with measure.workspace() as folder:
         measure.write_corpus(folder, args.corpus, args.megabytes)
         measure.write_gpt2_tokenizer(folder / BASE)
         measure.run(folder, "stages.validate")
         size = sum(corpus.count_bytes(folder / VALIDATED, split) for split in corpus.SPLITS)
-        ways = {"this stage": ("stages.tokenize",), **{name: ("bench.tokenize", name) for name in ENGINES}}
+        ways = {"this stage": ("stages.tokenize",), **{name: ("bench.tokenize", name) for name in args.engines}}
         runs: dict[str, list[measure.Run]] = {name: [] for name in ways}
         for _ in range(args.runs):
             for name, command in ways.items():
                 runs[name].append(measure.run(folder, *command))
         os.chdir(folder)
-        same = {name: _same_ids(name) for name in ENGINES}
+        same = {name: _same_ids(name) for name in args.engines}
     rates = {name: size / 1e6 / median(run.seconds for run in taken) for name, taken in runs.items()}
     memory = {name: max(run.memory for run in taken) for name, taken in runs.items()}
     rows = [

@@ -9,8 +9,8 @@ What this rests on is checked: a tokenizer that works otherwise, or that gives o
 all the work itself; so does it for a text with a character that some versions of Unicode do not know, because the
 classes of characters by which texts are cut might differ there.
 
-The cost: memory for the pieces met so far, some 150 MB at most; and pieces are told apart by a hash of 64 bits, of which
-two among a hundred million different pieces would share one with a probability of some 1e-6.
+The cost: memory for the pieces met so far, some 150 MB at most. And pieces are told apart by a hash of 64 bits: that
+one of a hundred million different pieces is taken for one of a million remembered ones has a probability of 5e-6.
 """
 
 from __future__ import annotations
