@@ -4,7 +4,7 @@ A held-out document that shares a run of 13 words with a training document is no
 the run by heart. Words are compared in lower case and without punctuation. (Brown et al. 2020, appendix C.)
 
 Texts are taken some at a time and their runs hashed together, in operations on whole arrays. Memory is bounded: of a
-very large corpus only so many held-out documents are examined as have some four million runs.
+very large corpus only so many held-out documents are examined as have some two million runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stages.lib.characters import SEPARATOR, Kinds, code_points, joined
 from stages.lib.hashing import mixed, segment_hashes
 
 RUN = 13  # words
-LIMIT = 2**22  # runs of held-out documents that are looked for
+LIMIT = 2**21  # runs of held-out documents that are looked for
 _GROUP = 2**18  # characters that are worked on together, which fit in the processor's cache
 
 
