@@ -1,0 +1,32 @@
+"""The benchmarks run, and count what they say they count."""
+
+import json
+import subprocess
+import sys
+
+from conftest import HOME, environment
+
+
+def bench(*command):
+    return subprocess.run(
+        [sys.executable, "-m", *command], cwd=HOME, env=environment(), capture_output=True, text=True, check=False
+    )
+
+
+def test_validation_is_measured_against_parsing_alone(tmp_path):
+    result = bench("bench.validate", "--megabytes", "1", "--runs", "1", "--json", str(tmp_path / "figures.json"))
+    assert result.returncode == 0, result.stderr
+    assert "| json.loads of every line " in result.stdout
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert 1_000_000 <= figures["bytes"] < 2_000_000
+    assert all(rate > 0 for rate in figures["megabytes_per_second"].values())
+    assert 20_000_000 < figures["memory"] < 2_000_000_000
+
+
+def test_what_a_benchmark_lacks_is_one_line():
+    """Outside the environment of the benchmarks; inside it, it runs."""
+    result = bench("bench.tokenize", "--megabytes", "1", "--runs", "1", "--engines")
+    if result.returncode:
+        assert result.stderr == "error: GPT-2's vocabulary is missing: pip install -r bench/requirements.txt\n"
+    else:
+        assert "| this stage " in result.stdout
