@@ -149,7 +149,8 @@ class _Tally:
     def _named(self) -> list[str]:
         more = self.problems.total() - len(self._first)
         kinds = ", ".join(f"{count} {kind}" for kind, count in self.problems.most_common())
-        return [*self._first, *([f"... and {more} more; by kind: {kinds}"] if more else [])]
+        ending = [f"... and {more} more"] * (more > 0) + [f"by kind: {kinds}"] * (self.problems.total() > 1)
+        return [*self._first, *(["; ".join(ending)] if ending else [])]
 
 
 def leaking(folder: Path) -> dict[str, Any]:

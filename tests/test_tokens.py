@@ -116,6 +116,30 @@ def test_rows_on_disk_open_with_datasets_and_with_pyarrow(tmp_path):
         assert [(s.line, s.size, s.ids.tolist()) for s in read] == [(s.line, s.size, s.ids.tolist()) for s in row]
 
 
+def rows_by_best_fit(sizes, max_length):
+    """The usual way to pack: the longest first, each into the row with the least room for it."""
+    rooms = []
+    for size in sorted(sizes, reverse=True):
+        fitting = [room for room in rooms if room >= size]
+        if fitting:
+            rooms.remove(min(fitting))
+        rooms.append((min(fitting) if fitting else max_length) - size)
+    return len(rooms)
+
+
+@pytest.mark.parametrize(
+    ("typical", "spread", "least"), [(160, 50, 0.97), (45, 15, 0.99), (128, 16, 0.98), (256, 90, 0.9)]
+)
+def test_rows_are_filled_better_than_by_best_fit(typical, spread, least):
+    """For documents of all kinds of lengths, some of which suit a row badly."""
+    sizes = np.random.default_rng(0).normal(typical, spread, 1500).clip(8, 512).astype(int).tolist()
+    given_documents = [packing.Document(line, np.zeros(size, np.int32), 1) for line, size in enumerate(sizes, 1)]
+    rows = list(packing.pack(given_documents, 512))
+    assert sorted(segment.line for row in rows for segment in row) == list(range(1, 1501))
+    assert len(rows) <= rows_by_best_fit(sizes, 512)
+    assert sum(sizes) / (512 * len(rows)) >= least
+
+
 TRICKY = [
     "<|endoftext|>",
     "до <|endoftext|> и после",

@@ -4,8 +4,9 @@ A document of token ids d1 ... dn becomes the sequence E d1 ... dn E, where E is
 into segments of at most `max_length` tokens, each after the first beginning with the last token of the one before.
 The first token of a segment is context only; every other token is predicted once, in exactly one segment.
 
-Segments are then packed into rows by best fit, the longest first, among the documents of one window. A window of
-some million tokens is what is held in memory; it fills rows nearly as well as the whole corpus at once would.
+Segments are then packed into rows: the longest one that waits opens a row, and the one, two or three that fill the rest
+best go with it. That is tried among the documents of one window. A window of some million tokens is what is held in
+memory; it fills rows nearly as well as the whole corpus at once would.
 """
 
 from __future__ import annotations
@@ -84,29 +85,90 @@ def _pack_window(window: list[Document], max_length: int) -> list[Row]:
         ends.append(end)
     full_rows = len(rows)
 
-    # open_rows[n]: the rows with room for exactly n tokens. Bit n of `roomy` is set when there are any, so that the
-    # tightest row with room is one bit operation away, however many rows are open.
-    open_rows: list[list[Row]] = [[] for _ in range(max_length + 1)]
-    roomy = 0
-    for segment in sorted(ends, key=lambda segment: -len(segment.ids)):
-        length = len(segment.ids)
-        fits = roomy >> length
-        if fits:
-            room = length + (fits & -fits).bit_length() - 1
-            row = open_rows[room].pop()
-            if not open_rows[room]:
-                roomy &= ~(1 << room)
-        else:
-            room, row = max_length, []
-            rows.append(row)
-        row.append(segment)
-        open_rows[room - length].append(row)
-        roomy |= 1 << (room - length)
+    waiting = _Waiting(ends, max_length)
+    while waiting:
+        row = [waiting.take(waiting.longest(max_length))]
+        room = max_length - len(row[0].ids)
+        while chosen := waiting.best_for(room):
+            row += [waiting.take(length) for length in chosen]
+            room -= sum(chosen)
+        rows.append(row)
 
     for row in rows[full_rows:]:
         row.sort(key=lambda segment: segment.line)
     # A stable sort: a document's full rows stay in order and before the row that holds its end.
     return sorted(rows, key=lambda row: row[-1].line)
+
+
+class _Waiting:
+    """The segments that have no row yet, by length.
+
+    Bit n of `present` is set when there is one of n tokens, and bit max_length - n of `mirrored`. So the pairs of
+    lengths that add up to a number are one operation on integers away, however many segments wait.
+    """
+
+    def __init__(self, segments: list[Segment], max_length: int) -> None:
+        self._by_length: list[list[Segment]] = [[] for _ in range(max_length + 1)]
+        for segment in reversed(segments):  # so that of equally long ones the first in the corpus is taken first
+            self._by_length[len(segment.ids)].append(segment)
+        self._max_length = max_length
+        self._present = sum(1 << length for length, found in enumerate(self._by_length) if found)
+        self._mirrored = sum(1 << (max_length - length) for length, found in enumerate(self._by_length) if found)
+
+    def __bool__(self) -> bool:
+        return self._present > 0
+
+    def take(self, length: int) -> Segment:
+        """Hand out a segment of this length."""
+        found = self._by_length[length]
+        segment = found.pop()
+        if not found:
+            self._present ^= 1 << length
+            self._mirrored ^= 1 << (self._max_length - length)
+        return segment
+
+    def longest(self, room: int) -> int:
+        """The greatest length that fits, 0 if none does."""
+        fitting = self._present & ((2 << room) - 1)
+        return max(fitting.bit_length() - 1, 0)
+
+    def best_for(self, room: int) -> tuple[int, ...]:
+        """The one, two or three lengths that leave the least room, the fewest of those; () if none fits."""
+        longest = self.longest(room)
+        if not longest or room > 3 * longest:
+            return (longest,) if longest else ()
+        left = ()
+        for total in range(room, longest - 1, -1):
+            left = (total,) if self._present >> total & 1 else self._pair(total)
+            if left:
+                break
+        for total in range(room, sum(left), -1):
+            if three := self._three(total):
+                return three
+        return left
+
+    def _pair(self, total: int, without: int = 0) -> tuple[int, ...]:
+        """Two lengths that add up to `total`, as even as can be: the short ones are wanted for later rows."""
+        half = (total + 1) // 2
+        greater = (self._present & self._mirrored >> (self._max_length - total)) >> half << half
+        while greater:
+            length = (greater & -greater).bit_length() - 1
+            pair = (length, total - length)
+            if all(len(self._by_length[one]) >= pair.count(one) + (one == without) for one in pair):
+                return pair
+            greater &= greater - 1
+        return ()
+
+    def _three(self, total: int) -> tuple[int, ...]:
+        """Three lengths that add up to `total`."""
+        least = (total + 2) // 3
+        greatest = (self._present & ((1 << total) - 1)) >> least << least
+        while greatest:
+            length = greatest.bit_length() - 1
+            if pair := self._pair(total - length, without=length):
+                return (length, *pair)
+            greatest ^= 1 << length
+        return ()
 
 
 def documents_of(rows: Iterable[Row], boundary: int) -> Iterator[Document]:
