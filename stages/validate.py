@@ -28,13 +28,15 @@ def main() -> None:
     with files.new_folder(OUTPUT) as folder, files.new_file(REJECTED) as rejected:
         figures, histogram = validated(settings, folder, rejected)
         figures["leakage"] = leaking(folder)
-    files.write_tsv(LENGTHS, ["characters", "documents"], histogram)
+    files.write_tsv(LENGTHS, ["from", "to", "documents"], histogram)
     files.write_json(FIGURES, figures)
     _summary(path, figures)
 
 
-def validated(settings: params.Params, folder: Path, rejected_path: Path) -> tuple[dict[str, Any], list[list]]:
-    """Fill `folder` and the file of rejected lines; return figures, and how many documents have which length."""
+def validated(
+    settings: params.Params, folder: Path, rejected_path: Path
+) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
+    """Fill `folder` and the file of rejected lines; return figures, and the histogram of lengths."""
     memory.keep_freed()
     path, rules = settings.corpus.path, settings.validate_
     total = lines.size(path)
@@ -93,8 +95,7 @@ def validated(settings: params.Params, folder: Path, rejected_path: Path) -> tup
         **description.extremes(),
         "scripts": description.scripts(),
     }
-    histogram = [[f"{low}–{high - 1}", count] for low, high, count in description.histogram()]
-    return figures, histogram
+    return figures, description.histogram()
 
 
 class _Tally:

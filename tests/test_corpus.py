@@ -184,9 +184,16 @@ def test_a_description_agrees_with_a_plain_count():
     for low, high, count in description.histogram():
         assert count == sum(low <= length < high for length in lengths)
     assert sum(count for _, _, count in description.histogram()) == 700
+    assert 15 <= len(description.histogram()) <= 20
     letters = [character for text in texts for character in text if character.isalpha()]
     cyrillic = sum(character in "абвгд" for character in letters) / len(letters)
     assert description.scripts() == pytest.approx({"Cyrillic": cyrillic, "Latin": 1 - cyrillic})
+
+
+def test_documents_of_one_length_are_one_class():
+    description = corpus.Description()
+    description.add(pa.array(["раз", "два", "три"]), np.arange(1, 4))
+    assert description.histogram() == [(3, 4, 3)]
 
 
 def test_every_letter_counts_for_its_script():

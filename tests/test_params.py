@@ -42,6 +42,11 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
         ("  epochs: 3 ", "  epochs: five ", "train.epochs is 'five', but must be a valid integer"),
         ("  epochs: 3 ", "  epochs: 2.5 ", "train.epochs is 2.5, but must be a valid integer"),
         ("  epochs: 3 ", "  epochs: true ", "train.epochs is True, but must be a valid integer"),
+        (
+            "max_line_bytes: 16777216",
+            "max_line_bytes: 9999999999",
+            "validate.max_line_bytes is 9999999999, but must be",
+        ),
         ("batch_size: 2", "batch_size: -2", "train.batch_size is -2, but must be greater than or equal to 1"),
         (
             "learning_rate: auto",

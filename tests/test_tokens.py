@@ -215,6 +215,21 @@ def test_every_character_is_cut_as_the_tokenizer_cuts_it(tiny_base):
     assert Encoder(tiny_base).check(texts)
 
 
+def test_many_different_pieces_are_told_apart(tiny_base):
+    drawn = np.random.default_rng(0)
+    words = ["".join(drawn.choice(list("абвгдежз"), 6)) for _ in range(30_000)]
+    assert Encoder(tiny_base).check([" ".join(words[at : at + 100]) for at in range(0, len(words), 100)])
+
+
+def test_a_text_with_a_character_that_python_does_not_know_is_left_to_the_tokenizer(tiny_base, monkeypatch):
+    encoder, whole = Encoder(tiny_base), []
+    encode = encoder._encode_whole
+    monkeypatch.setattr(encoder, "_encode_whole", lambda texts: whole.extend(texts) or encode(texts))
+    texts = ["один", "два \u0378 три", "\u0378", "четыре"]
+    assert ids_of(encoder, texts) == own_ids(tiny_base, texts)
+    assert whole == texts[1:3]
+
+
 def test_more_pieces_than_are_remembered_change_nothing(tiny_base, monkeypatch):
     monkeypatch.setattr(encoder, "_KNOWN_PIECES", 10)
     monkeypatch.setattr(encoder, "_GROUP", 50)

@@ -144,12 +144,15 @@ class Description:
         named = {"shortest_documents": self._shortest, "longest_documents": self._longest}
         return {name: [{"line": line, "characters": length} for length, line in found] for name, found in named.items()}
 
-    def histogram(self) -> list[tuple[int, int, int]]:
-        """Documents by length: from so many characters, below so many, documents; each class twice as wide."""
+    def histogram(self, classes: int = 20) -> list[tuple[int, int, int]]:
+        """Documents by length: from so many characters, below so many, documents.
+
+        Each class is wider than the one before by the same factor; of few lengths there are fewer classes.
+        """
         lengths = np.frombuffer(self._lengths, dtype=np.uint32)
-        classes = np.bincount(np.frexp(lengths.astype(np.float64))[1])  # 2^(n-1) <= length < 2^n
-        first = int(np.flatnonzero(classes)[0])
-        return [(2 ** (n - 1), 2**n, int(classes[n])) for n in range(first, len(classes))]
+        edges = np.unique(np.rint(np.geomspace(lengths.min(), int(lengths.max()) + 1, classes + 1)).astype(np.int64))
+        counts, _ = np.histogram(lengths, edges)
+        return list(zip(edges[:-1].tolist(), edges[1:].tolist(), counts.tolist(), strict=True))
 
     def scripts(self) -> dict[str, float]:
         """The share of each script among the letters, the largest first; those below one in ten thousand left out."""

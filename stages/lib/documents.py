@@ -22,6 +22,8 @@ _NEWLINE, _RETURN, _SPACE, _QUOTE, _BACKSLASH, _BRACE, _DELETE = b'\n\r "\\}\x7f
 # What an escape stands for; 0 for those that are left to the careful parser.
 _UNESCAPED = np.zeros(256, np.uint8)
 _UNESCAPED[list(b'n"tr/')] = list(b'\n"\t\r/')
+# An escape that may stand for an unusual character.
+_ESCAPED_CHARACTER = re.compile(rb"\\[bfu]")
 # Whatever is white space in a line of JSON, escaped or not, and more: a text that it matches may be empty.
 _MAYBE_EMPTY = re.compile(rb"(?:[ \\nrt]|[\xc2\xe1\xe2\xe3][\x80-\xbf]+)*")
 _MAYBE_EMPTY_START = np.isin(np.arange(256), list(b" \\\xc2\xe1\xe2\xe3"))
@@ -66,7 +68,7 @@ class Parser:
         """The documents of a block, in order, exactly as they stand there."""
         bounds = _Bounds(block)
         plain, texts, unusual = self._cut_out(bounds)
-        careful, problems, blank = self._with_care(bounds, np.flatnonzero(~plain))
+        careful, problems, blank = self._with_care(bounds, np.flatnonzero(~plain), unusual)
         indices, unusual = np.flatnonzero(plain), unusual[plain]
         if careful:
             found = pa.array([text for _, text, _ in careful], pa.string())
@@ -83,13 +85,13 @@ class Parser:
         )
 
     def _cut_out(self, bounds: _Bounds) -> tuple[np.ndarray, pa.StringArray, np.ndarray]:
-        """Of all lines: which are plain (bool), the texts of these, and which have unusual characters (bool)."""
+        """Of all lines: which are plain (bool), the texts of these, and which may have unusual characters (bool)."""
         values, starts, stops = bounds.values, bounds.starts, bounds.stops
         plain, unusual = np.zeros((2, len(starts)), dtype=bool)
         # Where each text has its first byte, and where the quotation mark behind it stands.
         firsts, lasts = starts.copy(), stops - 2
         if bounds.block.size > len(values) or not _is_utf8(bounds.block.content):
-            return plain, pa.array([], pa.string()), unusual
+            return plain, pa.array([], pa.string()), ~unusual
 
         for beginning in self._beginnings:
             size = len(beginning)
@@ -130,7 +132,7 @@ class Parser:
         return plain, texts, unusual
 
     def _with_care(
-        self, bounds: _Bounds, indices: np.ndarray
+        self, bounds: _Bounds, indices: np.ndarray, unusual_lines: np.ndarray
     ) -> tuple[list[tuple[int, str, bool]], list[Problem], int]:
         """Of the lines with these indices: index, text and whether it is unusual; the bad ones; how many are blank."""
         found, problems, blank = [], [], 0
@@ -141,9 +143,10 @@ class Parser:
                 if text is None:
                     blank += 1
                     continue
-                unusual = len(unusual_places(np.frombuffer(text.encode("utf-8"), np.uint8))) > 0
+                unusual = bool(unusual_lines[index]) or _ESCAPED_CHARACTER.search(line.content) is not None
                 if unusual:
                     refuse_control_characters(text)
+                    unusual = len(unusual_places(np.frombuffer(text.encode("utf-8"), np.uint8))) > 0
             except BadLine as error:
                 problems.append(Problem(line.number, error, line.content))
             else:

@@ -64,7 +64,6 @@ def cut(points: np.ndarray, kinds: np.ndarray) -> np.ndarray:
     begins[1 + last[points[last] == ord(" ")]] = False
     # An apostrophe that begins a piece takes the letters of a contraction with it.
     apostrophes = np.flatnonzero((points == ord("'")) & begins)
-    apostrophes = apostrophes[kinds[apostrophes + 1] == _LETTER]
     first, second = points[apostrophes + 1], points[np.minimum(apostrophes + 2, len(points) - 1)]
     one = np.isin(first, [ord(letter) for letter in "stmd"])
     two = np.zeros(len(first), dtype=bool)

@@ -72,7 +72,7 @@ class Validate(Section):
     validation_fraction: Share
     test_fraction: Share
     split_seed: Seed
-    max_line_bytes: Positive
+    max_line_bytes: Annotated[int, Field(ge=1, le=2**30)]  # offsets in Arrow's strings have 32 bits
 
     @model_validator(mode="after")
     def _leave_some_to_train(self) -> Validate:
