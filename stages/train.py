@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
-import math
 import os
-import shutil
+from contextlib import closing
 from pathlib import Path
 
 import torch
 from transformers import PreTrainedModel
 
-from stages.lib import batches, checkpoints, cli, devices, environment, files, models, params, scoring, tokens, training
+from stages.lib import (
+    batches,
+    checkpoints,
+    cli,
+    devices,
+    environment,
+    files,
+    models,
+    params,
+    sampling,
+    scoring,
+    tokens,
+    training,
+)
+from stages.lib.board import Board
+from stages.lib.failpoints import reach
+from stages.lib.interruption import Interruption
 from stages.lib.packing import documents_of
 
 TOKENS = Path("data/tokens")
@@ -19,6 +34,11 @@ OUTPUT = Path("model/finetuned")
 FIGURES = Path("logs/train.json")
 CURVE = Path("logs/train_loss.tsv")
 VALIDATION = Path("logs/validation.tsv")
+SAMPLES, SAMPLE_TOKENS = 3, 60  # shown in TensorBoard at every validation
+OUT_OF_MEMORY = (
+    "out of memory: in params.yaml lower train.batch_size, and raise train.gradient_accumulation_steps as much; then "
+    "lower tokenize.max_length; then take a smaller base"
+)
 
 
 def main() -> None:
@@ -34,76 +54,85 @@ def main() -> None:
         torch.use_deterministic_algorithms(True)
     surroundings = environment.describe(device)
     run = checkpoints.Run(checkpoints.fingerprint("train", settings=settings.model_dump(), environment=surroundings))
-    with run.started():
-        figures, record, best = _train(settings, run, device)
-        models.save_tuned(best, BASE, OUTPUT)
+    with Interruption() as interruption, run.started(interruption), devices.memory_errors(OUT_OF_MEMORY):
+        figures, record, kept = _train(settings, run, device, interruption)
+        models.save_tuned(kept, BASE, OUTPUT)
+        reach("output model written")
         for path, header, points in (
             (CURVE, ["step", "loss", "learning_rate", "gradient_norm"], record.curve),
             (VALIDATION, ["step", "bits_per_byte", "loss"], record.validation),
         ):
             files.write_tsv(path, header, ([point[name] for name in header] for point in points))
+        reach("output curves written")
         files.write_json(FIGURES, {**figures, "environment": surroundings})
+        reach("output figures written")
+        interruption.check("before its results were handed over")
         run.finish()
 
 
 def _train(
-    settings: params.Train, run: checkpoints.Run, device: torch.device
+    settings: params.Train, run: checkpoints.Run, device: torch.device, interruption: Interruption
 ) -> tuple[dict, training.Record, PreTrainedModel]:
     """Train, from a checkpoint where there is one; return the figures, the record and the weights to keep."""
-    model = models.load(BASE, settings.dropout)
+    checkpoint = run.latest()
+    step = checkpoints.step_of(checkpoint) if checkpoint else 0
+    record = training.load_record(checkpoint) if checkpoint else training.Record()
+    model = models.load(checkpoint or BASE, settings.dropout).to(device)
     rows = batches.open_rows(TOKENS, "train")
-    steps_per_epoch = math.ceil(len(rows) / (settings.batch_size * settings.gradient_accumulation_steps))
-    steps = steps_per_epoch * settings.epochs
-    trainer = training.trainer(model, rows, settings, steps, run.folder, batches.collate)
-    boundary = tokens.boundary_id(tokens.load_tokenizer(BASE))
+    plan = training.plan(settings, len(rows))
+    trainer = training.trainer(model, rows, settings, plan, run, record, batches.collate)
+    tokenizer = tokens.load_tokenizer(BASE)
 
-    def validate() -> scoring.Total:
-        documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), boundary)
+    def validate(model: PreTrainedModel) -> scoring.Total:
+        documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokens.boundary_id(tokenizer))
         return scoring.total(scoring.score_documents(model, documents))
 
-    checkpoint = run.latest()
-    record = training.load_record(checkpoint) if checkpoint else training.Record()
-    trainer.record = record
     # Runs stand side by side in TensorBoard under the name of their experiment.
-    name = f"{os.environ.get('DVC_EXP_NAME') or 'run'}-{run.fingerprint[:8]}"
-    events = checkpoints.main_repository() / "logs" / "tensorboard" / name
-    if not checkpoint:
-        shutil.rmtree(events, ignore_errors=True)
-    trainer.add_callback(training.Course(run, record, validate, settings, steps_per_epoch, events))
-
-    every = trainer.args.logging_steps
+    name = os.environ.get("DVC_EXP_NAME") or "run"
+    board = Board(checkpoints.main_repository() / "logs" / "tensorboard", name, run.fingerprint, step)
     precision = "bfloat16" if trainer.bfloat16 else "float32"
     where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
     size = f"{models.parameters(model) / 1e6:.1f} M parameters"
-    cli.say(f"train: {size}, {len(rows)} rows, {steps} steps on {where}, {precision}")
+    cli.say(f"train: {size}, {len(rows)} rows, {plan.steps} steps on {where}, {precision}")
     cli.say(f"  learning rate {trainer.args.learning_rate:.3g} ({settings.learning_rate})")
-    if every < settings.logging_steps:
-        cli.say(f"  a short run: the curves get a point every {every} steps, not every {settings.logging_steps}")
-    cli.say(f"  curves while it runs: tensorboard --logdir logs/tensorboard (this run: {name})")
+    if plan.logging_steps < settings.logging_steps:
+        cli.say(f"  a short run: a point of the curves every {plan.logging_steps} steps, not {settings.logging_steps}")
+    cli.say(f"  curves while it runs: tensorboard --logdir logs/tensorboard (this run: {board.name})")
     if checkpoint:
         cli.say(f"  goes on from {checkpoint.name}")
-    try:
-        with models.quiet():
+
+    with closing(board), models.quiet():
+        course = training.Course(
+            run=run,
+            record=record,
+            board=board,
+            validate=validate,
+            write_samples=lambda model: sampling.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS),
+            settings=settings,
+            plan=plan,
+            interruption=interruption,
+        )
+        course.begin(model, step)
+        if not course.over(step):
+            trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    except torch.OutOfMemoryError:
-        raise cli.UserError(
-            "out of memory: lower train.batch_size (and raise train.gradient_accumulation_steps as much), "
-            "then tokenize.max_length"
-        ) from None
+            step = trainer.state.global_step
 
     keep_best = settings.keep == "best" and record.best_step is not None
-    kept_step = record.best_step if keep_best else trainer.state.global_step
+    kept_step = record.best_step if keep_best else step
     kept = next((point for point in record.validation if point["step"] == kept_step), None)
     figures = {
-        "steps": trainer.state.global_step,
+        "steps": step,
         "best_step": kept_step,
         "tokens": record.tokens,
         "learning_rate": trainer.args.learning_rate,
-        "logging_steps": every,
+        "logging_steps": plan.logging_steps,
         "parameters": models.parameters(model),
         "precision": precision,
         "validation_bits_per_byte": kept["bits_per_byte"] if kept else None,
     }
+    if step < plan.steps:
+        cli.say(f"train: ended early, {settings.patience} validations after the best one, of step {record.best_step}")
     if kept:
         cli.say(f"train: kept step {kept['step']}, validation {kept['bits_per_byte']:.4f} bits per byte")
     else:

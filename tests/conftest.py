@@ -31,6 +31,26 @@ TEXTS = [
 ]
 
 
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+STAGES = ("base", "validate", "tokenize", "train", "evaluate", "report")
+OUTPUTS = (
+    "model/base",
+    "data/validated",
+    "data/rejected.jsonl",
+    "logs/validate.json",
+    "data/tokens",
+    "logs/tokenize.json",
+    "model/finetuned",
+    "logs/train.json",
+    "logs/train_loss.tsv",
+    "logs/validation.tsv",
+    "logs/evaluate.json",
+    "logs/samples.jsonl",
+    "logs/report.html",
+    "model/MODEL_CARD.md",
+)
+
+
 def environment(**more: str) -> dict[str, str]:
     """The environment of a command a user types: nothing of the test run's own, no network, no progress bars."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("DVC_", "HF_", "GIT_", "OMP_"))}
@@ -76,6 +96,7 @@ class Project:
         path.write_text("".join(lines), encoding="utf-8")
 
     def start(self, *command: str, **env: str) -> subprocess.Popen:
+        """Start a command in a process group of its own; its output is one stream of lines."""
         return subprocess.Popen(
             self._words(command),
             cwd=self.folder,
@@ -84,6 +105,7 @@ class Project:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            start_new_session=True,
         )
 
     def run(self, *command: str, stdin: str = "", timeout: float = 600, **env: str) -> subprocess.CompletedProcess:
@@ -142,7 +164,7 @@ def copy_project(folder: Path, **env: str) -> Project:
     return project
 
 
-def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: str = "float32") -> None:
+def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: str = "float32", seed: int = 0) -> None:
     """A GPT-2 so small that everything about it is quick: random weights, a vocabulary of its own."""
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
@@ -156,7 +178,7 @@ def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: 
 
     tokenizer = pretrain.train_tokenizer([Given(Path("given"), 1)], 320)
     boundary = tokenizer.token_to_id(tokens.BOUNDARY)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     # initializer_range 0.2 instead of 0.02: random weights whose predictions differ from token to token.
     config = GPT2Config(
         vocab_size=320,
@@ -184,3 +206,75 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
     make_base(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def rows(tiny_base, tmp_path_factory):
+    """Rows of very different fill, so that a mean of means differs from the truth."""
+    from stages.lib import batches, packing, tokens
+    from stages.lib.encoder import Encoder
+
+    folder = tmp_path_factory.mktemp("tokens")
+    texts = [text[: 10 + 7 * (n % 13)] for n, text in enumerate(many_texts(24))]
+    encoded = Encoder(tiny_base).encode(texts)
+    documents = [packing.Document(line, ids, 1) for line, ids in enumerate(encoded, 1)]
+    tokens.write_rows(folder / "train.arrow", packing.pack(documents, 48))
+    return batches.open_rows(folder, "train")
+
+
+def hashes(project):
+    from stages.lib import files
+
+    return {name: files.sha256_of_tree(project.path(name)) for name in OUTPUTS}
+
+
+def ran(output):
+    """The stages that a `dvc` command ran, from what it printed."""
+    return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
+
+
+@pytest.fixture(scope="session")
+def reproduced(tmp_path_factory, tiny_base) -> Project:
+    """A tiny project after `dvc repro`, committed. Tests copy it before they change anything."""
+    made = tiny_project(tmp_path_factory.mktemp("reproduced") / "project", tiny_base)
+    made.ok("dvc", "repro")
+    made.commit("results")
+    return made
+
+
+def tiny_project(folder, tiny_base):
+    made = copy_project(folder, **ONE_THREAD)
+    shutil.rmtree(made.path("model/embedded"), ignore_errors=True)
+    shutil.copytree(tiny_base, made.path("model/embedded"))
+    made.write_corpus(many_texts())
+    made.set(tokenize__max_length="48", evaluate__new_tokens="12", train__learning_rate="1e-3")
+    for old in ("dvc.lock", *(name for name in OUTPUTS if name.startswith("logs/"))):
+        made.path(old).unlink(missing_ok=True)
+    made.commit("tiny")
+    return made
+
+
+@pytest.fixture
+def project(reproduced, tmp_path) -> Project:
+    """A copy of the reproduced project that a test may change."""
+    shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", **ONE_THREAD)
+
+
+@pytest.fixture
+def proofs(record_property):
+    """A function that puts a line into the summary at the end of the test run."""
+
+    def say(line: str) -> None:
+        record_property("proof", line)
+
+    return say
+
+
+def pytest_terminal_summary(terminalreporter):
+    for report in terminalreporter.getreports("passed") + terminalreporter.getreports("failed"):
+        lines = [line for name, line in report.user_properties if name == "proof"]
+        if report.when == "call" and lines:
+            terminalreporter.section(report.nodeid.rpartition("::")[2])
+            for line in lines:
+                terminalreporter.line(line)

@@ -5,71 +5,13 @@ import json
 import math
 import re
 import shutil
-import signal
 from pathlib import Path
 
 import pytest
-from conftest import HOME, Project, copy_project, many_texts
+from conftest import HOME, STAGES, hashes, many_texts, ran, tiny_project
 from ruamel.yaml import YAML
 
 from stages.lib import files
-
-ONE_THREAD = {"OMP_NUM_THREADS": "1"}
-STAGES = ("base", "validate", "tokenize", "train", "evaluate", "report")
-OUTPUTS = (
-    "model/base",
-    "data/validated",
-    "data/rejected.jsonl",
-    "logs/validate.json",
-    "data/tokens",
-    "logs/tokenize.json",
-    "model/finetuned",
-    "logs/train.json",
-    "logs/train_loss.tsv",
-    "logs/validation.tsv",
-    "logs/evaluate.json",
-    "logs/samples.jsonl",
-    "logs/report.html",
-    "model/MODEL_CARD.md",
-)
-
-
-def hashes(project):
-    return {name: files.sha256_of_tree(project.path(name)) for name in OUTPUTS}
-
-
-def ran(output):
-    """The stages that a `dvc` command ran, from what it printed."""
-    return [stage for stage in STAGES if f"Running stage '{stage}'" in output]
-
-
-@pytest.fixture(scope="session")
-def reproduced(tmp_path_factory, tiny_base) -> Project:
-    """A tiny project after `dvc repro`, committed. Tests copy it before they change anything."""
-    made = tiny_project(tmp_path_factory.mktemp("reproduced") / "project", tiny_base)
-    made.ok("dvc", "repro")
-    made.commit("results")
-    return made
-
-
-def tiny_project(folder, tiny_base):
-    made = copy_project(folder, **ONE_THREAD)
-    shutil.rmtree(made.path("model/embedded"), ignore_errors=True)
-    shutil.copytree(tiny_base, made.path("model/embedded"))
-    made.write_corpus(many_texts())
-    made.set(tokenize__max_length="48", evaluate__new_tokens="12", train__learning_rate="1e-3")
-    for old in ("dvc.lock", *(name for name in OUTPUTS if name.startswith("logs/"))):
-        made.path(old).unlink(missing_ok=True)
-    made.commit("tiny")
-    return made
-
-
-@pytest.fixture
-def project(reproduced, tmp_path) -> Project:
-    """A copy of the reproduced project that a test may change."""
-    shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
-    return Project(tmp_path / "project", **ONE_THREAD)
-
 
 # What dvc.yaml says
 
@@ -185,16 +127,29 @@ def test_the_curves_have_some_twenty_points_and_end_at_the_last_step(reproduced)
     assert int(rows[-1]["step"]) == reproduced.json("logs/train.json")["steps"]
 
 
-def test_tensorboard_has_the_same_curve(reproduced):
+def test_tensorboard_shows_curves_and_samples(reproduced):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     (run,) = reproduced.path("logs/tensorboard").iterdir()
     events = EventAccumulator(str(run)).Reload()
+    assert set(events.Tags()["scalars"]) == {
+        "train/loss",
+        "train/learning_rate",
+        "train/gradient_norm",
+        "train/tokens_per_second",
+        "validation/loss",
+        "validation/bits_per_byte",
+    }
     drawn = [(event.step, event.value) for event in events.Scalars("train/loss")]
     rows = [(int(row["step"]), float(row["loss"])) for row in files.read_tsv(reproduced.path("logs/train_loss.tsv"))]
     assert [step for step, _ in drawn] == [step for step, _ in rows]
     assert [value for _, value in drawn] == pytest.approx([value for _, value in rows], rel=1e-6)
-    assert events.Scalars("validation/bits_per_byte")
+    assert all(event.value > 0 for event in events.Scalars("train/tokens_per_second"))
+    validations = [int(row["step"]) for row in files.read_tsv(reproduced.path("logs/validation.tsv"))]
+    for number in (1, 2, 3):
+        texts = events.Tensors(f"sample/{number}/text_summary")
+        assert [event.step for event in texts] == validations
+        assert all(event.tensor_proto.string_val[0].startswith(b"    ") for event in texts)
 
 
 def test_the_report_shows_the_figures_and_keeps_markup_in_texts_as_text(project):
@@ -367,59 +322,3 @@ def test_the_users_text_stays_out_of_git(project):
         content = project.path(name).read_bytes()
         assert mark.encode() not in content, name
         assert json.dumps(mark)[1:-1].encode() not in content, name
-
-
-# Interruption
-
-
-def test_training_killed_anywhere_goes_on_to_the_same_bytes(project):
-    project.set(train__save_steps="2", train__epochs="4")
-    shutil.rmtree(project.path("model/checkpoints"))
-    project.ok("python", "-m", "stages.train")
-    undisturbed = hashes(project)
-    steps = project.json("logs/train.json")["steps"]
-    shutil.rmtree(project.path("model/checkpoints"))
-    shutil.rmtree(project.path("logs/tensorboard"))
-    for kill_after in (steps // 4, steps // 2, steps - 3):
-        trainer = project.start("python", "-m", "stages.train")
-        for line in trainer.stdout:
-            if line.startswith("  step ") and "/" in line and int(line.split()[1].split("/")[0]) >= kill_after:
-                break
-        trainer.send_signal(signal.SIGKILL)
-        trainer.wait()
-    assert "goes on from checkpoint-" in project.ok("python", "-m", "stages.train")
-    assert hashes(project) == undisturbed
-
-
-def test_a_run_resumes_only_with_the_same_inputs(project):
-    project.set(train__save_steps="2")
-    trainer = project.start("python", "-m", "stages.train")
-    for line in trainer.stdout:
-        if "step 8/" in line:
-            break
-    trainer.send_signal(signal.SIGKILL)
-    trainer.wait()
-    project.set(train__save_steps="2", train__weight_decay="0.05")
-    assert "goes on from" not in project.ok("python", "-m", "stages.train")
-    project.set(train__weight_decay="0.01")
-    assert "goes on from" in project.ok("python", "-m", "stages.train")
-
-
-def test_a_forced_repro_trains_again_from_the_start(project):
-    before = hashes(project)
-    output = project.ok("dvc", "repro", "-f", "-s", "train")
-    assert "goes on from" not in output
-    assert hashes(project) == before
-
-
-def test_a_second_trainer_of_the_same_run_ends_with_the_firsts_pid(project):
-    project.set(train__epochs="200")
-    first = project.start("python", "-m", "stages.train")
-    for line in first.stdout:
-        if line.startswith("  step 0"):
-            break
-    try:
-        assert f"pid {first.pid}" in project.fails("python", "-m", "stages.train")
-    finally:
-        first.kill()
-        first.wait()

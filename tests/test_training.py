@@ -1,69 +1,16 @@
-"""Training: the loss that is logged, the steps that are taken, and what a checkpoint brings back."""
+"""Training: the loss that is logged, the steps that are taken, and when a run ends."""
 
 import itertools
 import math
-import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from conftest import many_texts
-from transformers import GPT2LMHeadModel
+from tiny_training import SETTINGS, train
+from transformers import GPT2LMHeadModel, TrainerCallback
 
-from stages.lib import batches, checkpoints, models, packing, params, scoring, tokens, training
+from stages.lib import batches, models, params, sampling, scoring, tokens, training
 from stages.lib.cli import UserError
-from stages.lib.encoder import Encoder
-
-SETTINGS = {
-    "epochs": 2,
-    "batch_size": 3,
-    "gradient_accumulation_steps": 1,
-    "learning_rate": 1e-3,
-    "scheduler": "linear",
-    "warmup_fraction": 0.1,
-    "weight_decay": 0.1,
-    "max_grad_norm": 1.0,
-    "dropout": 0.0,
-    "keep": "best",
-    "save_steps": 5,
-    "save_total_limit": 2,
-    "logging_steps": 1,
-    "seed": 1,
-    "deterministic": True,
-}
-
-
-@pytest.fixture(scope="module")
-def rows(tiny_base, tmp_path_factory):
-    """Rows of very different fill, so that a mean of means differs from the truth."""
-    folder = tmp_path_factory.mktemp("tokens")
-    texts = [text[: 10 + 7 * (n % 13)] for n, text in enumerate(many_texts(24))]
-    encoded = Encoder(tiny_base).encode(texts)
-    documents = [packing.Document(line, ids, 1) for line, ids in enumerate(encoded, 1)]
-    tokens.write_rows(folder / "train.arrow", packing.pack(documents, 48))
-    return batches.open_rows(folder, "train")
-
-
-def train(tiny_base, rows, folder, validate=lambda: scoring.total([]), **changes):
-    """Train the tiny model as the stage does; return model, record and the batches in the order they came."""
-    settings = params.Train(**{**SETTINGS, **changes})
-    model = models.load(tiny_base, settings.dropout)
-    seen = []
-
-    def collate(items):
-        seen.append(batches.collate(items))
-        return seen[-1]
-
-    per_epoch = math.ceil(len(rows) / settings.batch_size / settings.gradient_accumulation_steps)
-    trainer = training.trainer(model, rows, settings, per_epoch * settings.epochs, folder, collate)
-    trainer.record = training.Record()
-    run = checkpoints.Run("test")
-    run.folder = folder
-    trainer.add_callback(training.Course(run, trainer.record, validate, settings, per_epoch, folder / "tensorboard"))
-    with models.quiet():
-        trainer.train()
-    return SimpleNamespace(model=model, record=trainer.record, batches=seen, trainer=trainer)
 
 
 def documents_of_batch(batch):
@@ -86,19 +33,32 @@ def reference_loss(model, group):
     return nats / count
 
 
-@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (3, 1), (2, 3)])
-def test_the_logged_loss_is_the_plain_float64_loss_of_the_same_batches(
+class Gradients(TrainerCallback):
+    """Keeps the gradient of every step."""
+
+    def __init__(self):
+        self.steps = []
+
+    def on_pre_optimizer_step(self, args, state, control, model, **_):
+        self.steps.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(1, 1), (3, 1), (8, 1), (2, 3), (1, 5)])
+def test_loss_and_gradient_are_the_plain_float64_ones_of_the_same_documents(
     tiny_base, rows, tmp_path, batch_size, accumulation
 ):
-    # A learning rate so small that the weights stay those of the reference.
+    gradients = Gradients()
+    # A learning rate so small that the weights stay those of the reference, and no clipping.
     done = train(
         tiny_base,
         rows,
         tmp_path,
+        callback=gradients,
         batch_size=batch_size,
         gradient_accumulation_steps=accumulation,
         learning_rate=1e-12,
         weight_decay=0.0,
+        max_grad_norm=0.0,
     )
     reference = GPT2LMHeadModel.from_pretrained(tiny_base, attn_implementation="eager").double().eval()
     per_epoch = math.ceil(len(rows) / batch_size)
@@ -106,20 +66,23 @@ def test_the_logged_loss_is_the_plain_float64_loss_of_the_same_batches(
     for start in range(0, len(done.batches), per_epoch):
         epoch = done.batches[start : start + per_epoch]
         groups += [epoch[at : at + accumulation] for at in range(0, len(epoch), accumulation)]
-    assert len(groups) == len(done.record.curve) == done.trainer.state.max_steps
-    for point, group in zip(done.record.curve, groups, strict=True):
-        expected = reference_loss(reference, group)
-        assert point["loss"] == pytest.approx(expected.item(), rel=1e-5)
+    assert len(groups) == len(done.record.curve) == len(gradients.steps) == done.plan.steps
+    for point, group, gradient in zip(done.record.curve, groups, gradients.steps, strict=True):
         reference.zero_grad()
+        expected = reference_loss(reference, group)
         expected.backward()
-        norm = torch.sqrt(sum(p.grad.square().sum() for p in reference.parameters())).item()
-        assert point["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+        assert point["loss"] == pytest.approx(expected.item(), rel=1e-6)
+        truth = {name: parameter.grad for name, parameter in reference.named_parameters()}
+        length = math.sqrt(sum(truth[name].square().sum().item() for name in truth))
+        error = math.sqrt(sum((gradient[name].double() - truth[name]).square().sum().item() for name in truth))
+        assert error < 1e-6 * length
+        assert point["gradient_norm"] == pytest.approx(length, rel=1e-6)
 
 
 def test_a_point_of_the_curve_is_a_total_over_the_steps_since_the_last(tiny_base, rows, tmp_path):
     # Some twenty points over 42 steps make points of two steps each, with batches of different numbers of tokens.
     done = train(tiny_base, rows, tmp_path, epochs=6, logging_steps=100, learning_rate=1e-12, weight_decay=0.0)
-    assert done.trainer.args.logging_steps > 1
+    assert done.plan.logging_steps > 1
     model = models.load(tiny_base)
     start, counts = 0, set()
     for point in done.record.curve:
@@ -141,7 +104,8 @@ def test_a_point_of_the_curve_is_a_total_over_the_steps_since_the_last(tiny_base
     ("setting", "steps", "expected"), [(100, 30, 1), (100, 400, 20), (100, 9000, 100), (5, 9000, 5)]
 )
 def test_a_short_run_still_has_some_twenty_points(setting, steps, expected):
-    assert training.logging_steps(setting, steps) == expected
+    settings = params.Train(**{**SETTINGS, "epochs": 1, "logging_steps": setting})
+    assert training.plan(settings, rows=steps * 3).logging_steps == expected
 
 
 def test_auto_is_the_customary_rate_for_gpt2_and_larger_for_smaller_models():
@@ -158,33 +122,101 @@ def test_weight_decay_spares_biases_and_layer_norms(tiny_base, rows, tmp_path):
     assert decayed - {"lm_head.weight"} == {name for name, parameter in everything.items() if parameter.ndim == 2}
 
 
+def judge(*bits_per_byte):
+    """A validation with these results, one after the other."""
+    results = iter(bits_per_byte)
+
+    def validate(model):
+        nats = next(results) * math.log(2) * 1000
+        return scoring.Total(documents=1, size=1000, tokens=10, nats=nats, end_of_text_nats=0.0)
+
+    return validate
+
+
+def steps_of(points):
+    return [point["step"] for point in points]
+
+
+def same_weights(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
 def test_validation_runs_at_the_end_of_every_epoch_and_the_best_weights_are_kept(tiny_base, rows, tmp_path):
-    results = iter([5.0, 3.0, 2.0, 2.0, 4.0])  # before training, then after each of four epochs
-
-    def validate():
-        return scoring.Total(documents=1, size=1000, tokens=10, nats=next(results) * 10, end_of_text_nats=0.0)
-
-    done = train(tiny_base, rows, tmp_path, validate, epochs=4, save_total_limit=100)
-    per_epoch = done.trainer.state.max_steps // 4
-    assert [point["step"] for point in done.record.validation] == [
-        0,
-        per_epoch,
-        2 * per_epoch,
-        3 * per_epoch,
-        4 * per_epoch,
-    ]
-    assert done.record.best_step == 2 * per_epoch  # the tie goes to the earlier step
+    # Before training, then after each of four epochs.
+    done = train(tiny_base, rows, tmp_path / "whole", judge(5.0, 3.0, 2.0, 2.0, 4.0), epochs=4, save_total_limit=100)
+    every = done.plan.steps_per_epoch
+    assert steps_of(done.record.validation) == [0, every, 2 * every, 3 * every, 4 * every]
+    assert done.record.best_step == 2 * every  # the tie goes to the earlier step
     # The same run cut short after two of its four epochs' steps would be another one (its learning rate falls sooner):
-    # so the weights are compared with those of the checkpoint of that very step.
-    assert sorted(path.name for path in tmp_path.glob("best-*")) == [f"best-{2 * per_epoch}"]
-    best = models.load(tmp_path / f"best-{2 * per_epoch}").state_dict()
-    then = models.load(tmp_path / f"checkpoint-{2 * per_epoch}").state_dict()
-    assert all(torch.equal(best[name], tensor) for name, tensor in then.items())
-    assert any(not torch.equal(best[name], tensor) for name, tensor in done.model.state_dict().items())
+    # the weights of its checkpoint are the ones to compare with.
+    best = models.load(done.run.best(2 * every))
+    assert same_weights(best, models.load(done.run.folder / f"checkpoint-{2 * every}"))
+    assert not same_weights(best, done.model)
+
+
+def test_validation_runs_every_eval_steps_and_each_has_its_checkpoint(tiny_base, rows, tmp_path):
+    done = train(
+        tiny_base, rows, tmp_path, judge(*range(90, 10, -1)), eval_steps=2, save_steps=1000, save_total_limit=100
+    )
+    every = done.plan.steps_per_epoch
+    assert every % 2 == 1  # so that the ends of epochs are steps of their own
+    expected = sorted({0, *range(0, 2 * every + 1, 2), every, 2 * every})
+    assert steps_of(done.record.validation) == expected
+    assert {path.name for path in tmp_path.glob("checkpoint-*")} == {f"checkpoint-{step}" for step in expected[1:]}
+
+
+def test_a_run_ends_when_validation_has_not_got_better_for_patience_times(tiny_base, rows, tmp_path):
+    done = train(tiny_base, rows, tmp_path, judge(5.0, 3.0, 2.0, 2.5, 2.0, 1.0), epochs=9, patience=2, logging_steps=4)
+    every = done.plan.steps_per_epoch
+    assert done.trainer.state.global_step == 4 * every
+    assert done.record.best_step == 2 * every
+    # The curve goes to the end, and every token is counted.
+    assert done.record.curve[-1]["step"] == 4 * every
+    assert done.record.tokens == sum(int((batch["labels"] != scoring.IGNORE).sum()) for batch in done.batches)
+
+
+def test_without_patience_a_run_goes_to_its_last_step(tiny_base, rows, tmp_path):
+    done = train(tiny_base, rows, tmp_path, judge(*range(10)), epochs=9)
+    assert done.trainer.state.global_step == done.plan.steps
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.parametrize("at", range(7))
+def test_a_run_that_died_in_a_validation_makes_up_for_it_and_ends_the_same(tiny_base, rows, tmp_path, at):
+    results = (5.0, 3.0, 2.0, 2.5, 2.2, 2.1, 9.0)
+    changes = {"epochs": 9, "patience": 3, "dropout": 0.2, "gradient_accumulation_steps": 2, "save_steps": 3}
+    whole = train(tiny_base, rows, tmp_path / "whole", judge(*results), **changes)
+    assert len(whole.record.validation) == 6
+    calls = []
+
+    def dies(model):
+        calls.append(model)
+        if len(calls) == at + 1:
+            raise Killed
+        return judge(*results[len(calls) - 1 :])(model)
+
+    resumed = tmp_path / "resumed"
+    try:
+        train(tiny_base, rows, resumed, dies, **changes)
+    except Killed:
+        done = train(tiny_base, rows, resumed, judge(*results[at:]), **changes)
+        assert same_weights(done.model, whole.model)
+        assert done.record == whole.record
+        assert same_weights(*(models.load(run.best(whole.record.best_step)) for run in (done.run, whole.run)))
+    else:
+        assert at == 6  # which never came, for want of patience
+
+
+def test_with_keep_last_there_is_no_slot_for_the_best_weights(tiny_base, rows, tmp_path):
+    train(tiny_base, rows, tmp_path, judge(3.0, 2.0, 1.0), keep="last")
+    assert not list(tmp_path.glob("best-*"))
 
 
 def test_validation_loss_counts_what_training_loss_counts(tiny_base, rows, tmp_path):
-    def validate():
+    def validate(model):
         return scoring.Total(documents=10, size=1000, tokens=90, nats=250.0, end_of_text_nats=50.0)
 
     point = train(tiny_base, rows, tmp_path, validate, epochs=1).record.validation[0]
@@ -192,92 +224,59 @@ def test_validation_loss_counts_what_training_loss_counts(tiny_base, rows, tmp_p
     assert point["bits_per_byte"] == pytest.approx(250.0 / math.log(2) / 1000)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run(tiny_base, rows, tmp_path, monkeypatch):
+def test_training_on_short_documents_teaches_the_model_to_end_them(tiny_base, rows, tmp_path):
+    tokenizer = tokens.load_tokenizer(tiny_base)
+    wanted = sampling.Sampling(new_tokens=60)
+
+    def ended(model):
+        model.eval()
+        return sum(sampling.continue_text(model, tokenizer, "", wanted, seed).ended for seed in range(10))
+
+    assert ended(models.load(tiny_base)) <= 2
+    assert ended(train(tiny_base, rows, tmp_path, epochs=60, learning_rate=5e-3).model) >= 9
+
+
+def test_samples_in_mid_training_leave_mode_and_random_states_as_they_were(tiny_base):
+    model, tokenizer = models.load(tiny_base, 0.5).train(), tokens.load_tokenizer(tiny_base)
+    state = torch.get_rng_state()
+    texts = sampling.openings(model, tokenizer, 3, 20)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.training
+    assert texts == sampling.openings(model, tokenizer, 3, 20)
+    assert len(set(texts)) == 3
+
+
+def breaking_down(monkeypatch, at, change):
+    """Have the `at`-th loss of a run changed."""
     true_nats, calls = scoring.next_token_nats, []
 
-    def nats_that_break_down(*args, **inputs):
+    def nats(*args, **inputs):
         calls.append(args)
-        return true_nats(*args, **inputs) * (math.nan if len(calls) == 4 else 1)
+        return change(true_nats(*args, **inputs)) if len(calls) == at else true_nats(*args, **inputs)
 
-    monkeypatch.setattr(scoring, "next_token_nats", nats_that_break_down)
-    with pytest.raises(UserError, match="not finite at step 4"):
-        train(tiny_base, rows, tmp_path, logging_steps=100, save_steps=4)
+    monkeypatch.setattr(scoring, "next_token_nats", nats)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tiny_base, rows, tmp_path, monkeypatch):
+    breaking_down(monkeypatch, 4, lambda nats: nats * math.nan)
+    with pytest.raises(UserError) as error:
+        train(tiny_base, rows, tmp_path, save_steps=2, scheduler="constant", warmup_fraction=0.0)
+    assert "the loss is not finite at step 4 (learning rate 0.001): lower train.learning_rate" in str(error.value)
+    assert str(error.value).endswith(f"the last good checkpoint is {tmp_path / 'checkpoint-2'}")
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_a_gradient_that_is_not_finite_does_so_too(tiny_base, rows, tmp_path, monkeypatch):
+    # The square root has no finite slope at 0.
+    breaking_down(monkeypatch, 1, lambda nats: nats + torch.sqrt(nats * 0))
+    with pytest.raises(UserError, match=r"the gradient is not finite at step 1 .* checkpoint is the base model"):
+        train(tiny_base, rows, tmp_path, save_steps=1)
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_only_the_newest_checkpoints_are_kept_and_all_of_them_count(tiny_base, rows, tmp_path):
-    done = train(tiny_base, rows, tmp_path, epochs=5, save_steps=1)
-    last = done.trainer.state.max_steps
-    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == sorted(
-        f"checkpoint-{step}" for step in (last - 1, last)
-    )
-    run = checkpoints.Run("test")
-    run.folder = tmp_path
-    assert run.latest() == tmp_path / f"checkpoint-{last}"
-
-
-@pytest.mark.parametrize("harm", ["truncated", "missing", "flipped", "unsealed"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(tiny_base, rows, tmp_path, harm, capsys):
-    train(tiny_base, rows, tmp_path / "made", save_steps=1)
-    names = sorted(path.name for path in next((tmp_path / "made").glob("checkpoint-*")).iterdir())
-    assert "optimizer.pt" in names
-    assert "record.json" in names
-    for name in ["manifest.json"] if harm == "unsealed" else [name for name in names if name != "manifest.json"]:
-        run = checkpoints.Run("test")
-        run.folder = tmp_path / f"{harm}-{name}"
-        shutil.copytree(tmp_path / "made", run.folder)
-        newest, before = run._newest_first()
-        path = newest / name
-        content = path.read_bytes()
-        if harm == "truncated":
-            path.write_bytes(content[:-1])
-        elif harm == "flipped":
-            path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
-        else:
-            path.unlink()
-        assert run.latest() == before
-        assert newest.name in capsys.readouterr().out
-
-
-def test_a_finished_run_is_not_resumed(tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    run = checkpoints.Run("f" * 64)
-    with run.started():
-        (run.folder / "checkpoint-1").mkdir()
-        run.finish()
-    with run.started():
-        assert run.latest() is None
-
-
-def test_an_unfinished_run_is_kept_for_later_and_a_finished_one_makes_room(tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    unfinished, finished, new = (checkpoints.Run(letter * 64) for letter in "ufn")
-    with unfinished.started():
-        pass
-    with finished.started():
-        finished.finish()
-    with new.started():
-        assert unfinished.folder.exists()
-        assert not finished.folder.exists()
-
-
-def test_a_finished_run_that_is_trained_again_keeps_its_folder(tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    again, new = checkpoints.Run("a" * 64), checkpoints.Run("n" * 64)
-    with again.started():
-        again.finish()
-    with again.started(), new.started():
-        assert again.folder.exists()
-
-
-def test_two_trainers_never_share_a_run(tmp_path, monkeypatch):
-    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
-    with (
-        checkpoints.Run("a" * 64).started(),
-        pytest.raises(UserError, match=r"pid \d+"),
-        checkpoints.Run("a" * 64).started(),
-    ):
-        pass
+def test_a_validation_that_is_not_finite_stops_the_run(tiny_base, rows, tmp_path):
+    with pytest.raises(UserError, match="the validation loss is not finite at step 7"):
+        train(tiny_base, rows, tmp_path, judge(1.0, math.nan))
 
 
 def test_dropout_is_only_there_when_asked_for(tiny_base):

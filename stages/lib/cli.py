@@ -25,23 +25,41 @@ class UserError(Exception):
     """A mistake the user can mend. Its text is the line they read: what, where, what to do."""
 
 
+class Stopped(Exception):
+    """Work that was asked to stop and has reached a safe place. Its text says how to go on."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
+
+
 def say(message: str) -> None:
-    """Print one line about what was done or which way was chosen, at once even into a pipe."""
-    print(message, flush=True)
+    """Print one line about what was done or which way was chosen, at once even into a pipe.
+
+    A line that nobody can read any more, because the terminal or the reader of the pipe went away, ends no work.
+    """
+    try:
+        with tqdm.external_write_mode():  # above a progress bar
+            print(message, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        _stop_printing()
 
 
 def run(main: Callable[[], None]) -> None:
     """Run a command's `main` and turn a user's mistake into one line and a non-zero exit status.
 
-    Exits with 1 after a mistake or a full disk, with 130 after Ctrl-C.
+    Exits with 1 after a mistake or a full disk, with 128 and the signal's number after Ctrl-C or another signal.
     """
     try:
         main()
     except UserError as error:
         _fail(str(error), 1)
+    except Stopped as stopped:
+        _fail(str(stopped), stopped.status)
     except BrokenPipeError:
-        # Who read our output went away (`| head`): nothing is wrong. Python would complain once more while it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _stop_printing()  # who read our output went away (`| head`): nothing is wrong
     except KeyboardInterrupt:
         _fail("interrupted: the same command starts it again", 130)
     except OSError as error:
@@ -49,6 +67,11 @@ def run(main: Callable[[], None]) -> None:
             raise
         where = f" while writing {error.filename}" if error.filename else ""
         _fail(f"no space left on the disk{where}: free some space and run the same command again", 1)
+
+
+def _stop_printing() -> None:
+    """Send what is printed from now on nowhere: Python would otherwise fail once more while it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, status: int) -> None:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
+
+from stages.lib.cli import UserError
 
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's <malloc.h>
 
@@ -13,6 +17,18 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's <malloc.h>
 def choose() -> torch.device:
     """The GPU if there is a CUDA one, else the CPU. Apple's MPS is not used: it was never tried with this project."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def memory_errors(message: str) -> Iterator[None]:
+    """Turn "out of memory", as torch says it on any device, into a UserError with `message`."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        # On the CPU torch has no class of its own for it.
+        if isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error):
+            raise UserError(message) from None
+        raise
 
 
 def keep_freed_memory() -> None:

@@ -15,7 +15,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
 from stages.lib.cli import UserError
+
+_PROBE_BYTES = 2**20  # no full disk takes as much
 
 
 def need(*paths: str | Path) -> None:
@@ -66,6 +70,26 @@ def new_file(path: str | Path) -> Iterator[Path]:
     sync(partial)
     os.replace(partial, path)
     sync(path.parent)
+
+
+@contextmanager
+def writing(folder: str | Path) -> Iterator[None]:
+    """Have a write that fails inside the block raise OSError, whatever the library that writes makes of it.
+
+    torch and safetensors raise errors of their own that do not say why. So after one the disk is asked again: where it
+    takes no more bytes, that is the OSError raised; otherwise theirs goes on.
+    """
+    try:
+        yield
+    except (RuntimeError, SafetensorError):
+        probe = Path(folder) / ".probe.partial"
+        try:
+            with open(probe, "wb") as file:
+                file.write(bytes(_PROBE_BYTES))
+                os.fsync(file.fileno())
+        finally:
+            probe.unlink(missing_ok=True)
+        raise
 
 
 def _partial(path: Path) -> Path:

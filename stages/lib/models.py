@@ -188,7 +188,7 @@ def licence(source: str | Path) -> str | None:
 
 def save(model: GPT2LMHeadModel, folder: str | Path) -> None:
     """Write configuration and weights to `folder`, as safetensors."""
-    with quiet():
+    with quiet(), files.writing(folder):
         model.save_pretrained(folder)
 
 

@@ -100,6 +100,8 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(ge=0)]
     dropout: Share
+    eval_steps: Positive | None
+    patience: Positive | None
     keep: Literal["best", "last"]
     save_steps: Positive
     save_total_limit: Positive

@@ -96,3 +96,17 @@ def continue_text(
         )[0, len(ids) :].tolist()
     ended = written[-1] == boundary
     return Continuation(tokenizer.decode(written, skip_special_tokens=True).rstrip(BROKEN), ended)
+
+
+def openings(model: GPT2LMHeadModel, tokenizer: Tokenizer, count: int, new_tokens: int) -> list[str]:
+    """`count` texts that the model begins by itself, as it stands in the middle of training.
+
+    Leaves the model's mode and the random states as they were.
+    """
+    training = model.training
+    model.eval()
+    try:
+        with torch.random.fork_rng():
+            return [continue_text(model, tokenizer, "", Sampling(new_tokens), seed).text for seed in range(count)]
+    finally:
+        model.train(training)

@@ -4,13 +4,14 @@
   the Trainer counts one token a row too many for GPT-2 (transformers 5.18).
 - The curve's points are totals over totals since the point before, and survive a resume; the Trainer's are means of
   means, and lose what a resumed run had added up.
-- Validation runs at the end of every epoch, before the checkpoint of that step is written, with the pipeline's scorer.
-  A checkpoint therefore holds everything up to its step, and a resumed run repeats the rest to the byte.
+- Validation is the pipeline's scorer. Every validation has a checkpoint of its step, and leaves the random states as
+  they were: a resumed run repeats the rest to the byte.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,6 @@ from typing import Any
 
 import torch
 import transformers
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 from transformers import (
     GPT2LMHeadModel,
@@ -30,13 +30,17 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.lib import checkpoints, devices, files, models, params, scoring
+from stages.lib import checkpoints, cli, devices, files, models, params, scoring
+from stages.lib.board import Board
 from stages.lib.cli import UserError
+from stages.lib.failpoints import reach
+from stages.lib.interruption import Interruption
 
 LOG_POINTS = 20  # a curve of fewer points shows nothing
 GPT2_PARAMETERS = 124_439_808
 GPT2_RATE = 5e-5
 _RECORD = "record.json"
+_REMEDY = "lower train.learning_rate in params.yaml"
 
 
 def learning_rate(setting: float | str, parameters: int) -> float:
@@ -51,11 +55,6 @@ def learning_rate(setting: float | str, parameters: int) -> float:
     return float(setting)
 
 
-def logging_steps(setting: int, steps: int) -> int:
-    """Steps between two points of the curves: the setting, or fewer where the run would show under some twenty."""
-    return min(setting, max(1, steps // LOG_POINTS))
-
-
 @dataclass
 class Record:
     """What a run has to say about itself; part of every checkpoint."""
@@ -64,15 +63,46 @@ class Record:
     validation: list[dict[str, float]] = field(default_factory=list)
     best_step: int | None = None
     best_bits_per_byte: float | None = None
-    tokens: int = 0  # predicted so far
+    tokens: int = 0  # predicted up to the last point of the curve
     point_nats: float = 0.0  # since the last point of the curve
     point_tokens: int = 0
 
     def add_point(self, **point: float) -> dict[str, float]:
         """Close the point of the curve that was being added up."""
         self.curve.append({**point, "loss": self.point_nats / self.point_tokens})
+        self.tokens += self.point_tokens
         self.point_nats, self.point_tokens = 0.0, 0
         return self.curve[-1]
+
+    def add_validation(self, point: dict[str, float]) -> bool:
+        """Add a validation and tell whether it is the best so far. The base model, at step 0, is not in the race."""
+        self.validation.append(point)
+        best = self.best_bits_per_byte
+        if point["step"] == 0 or (best is not None and point["bits_per_byte"] >= best):
+            return False
+        self.best_step, self.best_bits_per_byte = point["step"], point["bits_per_byte"]
+        return True
+
+    def validations_since_best(self) -> int:
+        """How many validations there were after the best one."""
+        return sum(self.best_step is not None and point["step"] > self.best_step for point in self.validation)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long a run is."""
+
+    steps_per_epoch: int
+    steps: int
+    logging_steps: int  # between two points of the curve
+
+
+def plan(settings: params.Train, rows: int) -> Plan:
+    """The length of a run over `rows` packed rows."""
+    steps_per_epoch = math.ceil(rows / (settings.batch_size * settings.gradient_accumulation_steps))
+    steps = steps_per_epoch * settings.epochs
+    # Fewer steps to a point where the curve would have less than some twenty of them.
+    return Plan(steps_per_epoch, steps, min(settings.logging_steps, max(1, steps // LOG_POINTS)))
 
 
 class Trainer(transformers.Trainer):
@@ -82,7 +112,10 @@ class Trainer(transformers.Trainer):
     Trainer's own option, which changes the model itself, so that validation would run in bfloat16 too.
     """
 
+    run: checkpoints.Run
     record: Record
+    keep_best: bool
+    save_total_limit: int
     bfloat16: bool
 
     def compute_loss(
@@ -99,65 +132,94 @@ class Trainer(transformers.Trainer):
         self.record.point_tokens += int((inputs["labels"] != scoring.IGNORE).sum())
         return nats / num_items_in_batch
 
+    def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
+        """The length of the gradient; called before the optimizer's step, so that the weights are still good here."""
+        norm = super()._get_grad_norm(model, grad_norm)
+        if not math.isfinite(norm):
+            what = "gradient" if math.isfinite(self.record.point_nats) else "loss"
+            last = self.run.newest()
+            raise UserError(
+                f"the {what} is not finite at step {self.state.global_step + 1} (learning rate "
+                f"{self._get_learning_rate():.3g}): {_REMEDY}; the last good checkpoint is {last or 'the base model'}"
+            )
+        return norm
+
+    def _save_checkpoint(self, model: torch.nn.Module, trial: Any) -> None:
+        """Write a checkpoint with the record in it, make it count, and delete what is too old."""
+        checkpoint = self.run.folder / f"checkpoint-{self.state.global_step}"
+        try:
+            with files.writing(self.run.folder):
+                super()._save_checkpoint(model, trial)
+            reach("checkpoint trainer state written")
+            files.write_json(checkpoint / _RECORD, asdict(self.record))
+            reach("checkpoint record written")
+            self.run.seal(checkpoint, self.record.best_step if self.keep_best else None)
+        except BaseException:
+            # Half a checkpoint: it would not count, and a full disk needs the room.
+            shutil.rmtree(checkpoint, ignore_errors=True)
+            raise
+        self.run.discard_older(self.save_total_limit)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        reach("checkpoint weights written")
+        super()._save_optimizer_and_scheduler(output_dir)
+        reach("checkpoint optimizer written")
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)
+        reach("checkpoint random states written")
+
 
 class Course(TrainerCallback):
-    """Follows a run: curves, validation, the best weights, checkpoints that count, progress."""
+    """Follows a run: curves, checkpoints that count, validation, the best weights, the end; and progress.
+
+    A checkpoint is written before the validation of its step. A run that is killed in between goes on with that
+    validation, which `begin` makes up for.
+    """
 
     def __init__(
         self,
         run: checkpoints.Run,
         record: Record,
-        validate: Callable[[], scoring.Total],
+        board: Board,
+        validate: Callable[[GPT2LMHeadModel], scoring.Total],
+        write_samples: Callable[[GPT2LMHeadModel], list[str]],
         settings: params.Train,
-        steps_per_epoch: int,
-        events: Path,
+        plan: Plan,
+        interruption: Interruption,
     ) -> None:
-        self._run, self._record, self._validate, self._settings = run, record, validate, settings
-        self._steps_per_epoch, self._events = steps_per_epoch, events
+        self._run, self._record, self._board = run, record, board
+        self._validate, self._write_samples = validate, write_samples
+        self._settings, self._plan, self._interruption = settings, plan, interruption
+
+    def begin(self, model: GPT2LMHeadModel, step: int) -> None:
+        """Validate where that is due: the base model in a fresh run, or what a kill cut short at a checkpoint."""
+        if step and self._record.curve and self._record.curve[-1]["step"] == step:
+            self._board.training(self._record.curve[-1])  # TensorBoard forgets from this step on
+        self._validate_if_due(model, step)
+
+    def over(self, step: int) -> bool:
+        """Whether the run ends after this step: it was the last one, or validation has not got better for too long."""
+        return step == self._plan.steps or self._record.validations_since_best() == self._settings.patience
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Open the curves and, in a fresh run, measure the base model as step 0."""
-        # purge_step hides what an interrupted run had drawn after the checkpoint it goes on from.
-        self._board = SummaryWriter(str(self._events), purge_step=state.global_step + 1 if state.global_step else None)
+        """Start the clock."""
         self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit=" steps", disable=None)
-        self._clock, self._clock_tokens = time.monotonic(), self._record.tokens
-        if state.global_step == 0:
-            self._validation_point(0)
+        self._since, self._seconds = time.monotonic(), 0.0
+        self._tokens = self._record.tokens + self._record.point_tokens
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: GPT2LMHeadModel, **_: Any
-    ) -> None:
-        """Validate at the end of an epoch, keep the best weights, and ask for a checkpoint."""
-        self._bar.update()
-        if not math.isfinite(self._record.point_nats):
-            raise UserError(
-                f"the loss is not finite at step {state.global_step}: lower train.learning_rate in params.yaml"
-            )
-        last = state.global_step == state.max_steps
-        if last:
-            control.should_log = control.should_save = True
-        # Before the checkpoint of this step and not at the end of the epoch, which comes after it: a run that was
-        # killed in between would otherwise go on without this validation.
-        if state.global_step % self._steps_per_epoch == 0 or last:
-            bits_per_byte = self._validation_point(state.global_step)
-            best = self._record.best_bits_per_byte
-            if bits_per_byte is not None and (best is None or bits_per_byte < best):
-                self._record.best_step, self._record.best_bits_per_byte = state.global_step, bits_per_byte
-                with files.new_folder(self._run.best(state.global_step)) as folder:
-                    models.save(model, folder)
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        """Ask for what is due after this step."""
+        now = time.monotonic()
+        self._seconds += now - self._since
+        self._since = now
+        due = self._due(state.global_step)
+        if self._interruption.reason or due:
             control.should_save = True
-
-    def _validation_point(self, step: int) -> float | None:
-        total = self._validate()
-        if not total.documents:
-            return None
-        # As in training, the closing <|endoftext|> of each document counts here.
-        loss = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
-        self._record.validation.append({"step": step, "bits_per_byte": total.bits_per_byte, "loss": loss})
-        self._board.add_scalar("validation/bits_per_byte", total.bits_per_byte, step)
-        self._board.add_scalar("validation/loss", loss, step)
-        self._bar.write(f"  step {step}: validation {total.bits_per_byte:.4f} bits per byte")
-        return total.bits_per_byte
+        if state.global_step == self._plan.steps or (due and self._settings.patience):
+            control.should_log = True  # the curve must not end before the run does
+        if not self._interruption.reason:
+            self._bar.update()
 
     def on_log(
         self,
@@ -170,43 +232,68 @@ class Course(TrainerCallback):
         """Add a point to the curves."""
         if not self._record.point_tokens:
             return  # the Trainer's closing summary
-        self._record.tokens += self._record.point_tokens
         rate = logs["learning_rate"]
         point = self._record.add_point(step=state.global_step, learning_rate=rate, gradient_norm=logs["grad_norm"])
-        for name in ("loss", "learning_rate", "gradient_norm"):
-            self._board.add_scalar(f"train/{name}", point[name], state.global_step)
-        now = time.monotonic()
-        speed = (self._record.tokens - self._clock_tokens) / (now - self._clock)
-        self._clock, self._clock_tokens = now, self._record.tokens
-        self._board.add_scalar("train/tokens_per_second", speed, state.global_step)
+        speed = (self._record.tokens - self._tokens) / self._seconds
+        self._tokens, self._seconds = self._record.tokens, 0.0
+        self._board.training(point, speed)
         place = f"step {state.global_step}/{state.max_steps}"
-        self._bar.write(f"  {place}: loss {point['loss']:.4f}, learning rate {rate:.3g}, {speed:.0f} tokens/s")
+        cli.say(f"  {place}: loss {point['loss']:.4f}, learning rate {rate:.3g}, {speed:.0f} tokens/s")
 
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Put the record beside what the Trainer saved, and make the checkpoint count."""
-        checkpoint = Path(args.output_dir) / f"checkpoint-{state.global_step}"
-        files.write_json(checkpoint / _RECORD, asdict(self._record))
-        self._run.seal(checkpoint, self._settings.save_total_limit)
-        self._run.keep_best(self._record.best_step)
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: GPT2LMHeadModel, **_: Any
+    ) -> None:
+        """Stop if asked to, now that a checkpoint counts; otherwise validate."""
+        step = state.global_step
+        self._interruption.check(f"at step {step} of {self._plan.steps}")
+        self._validate_if_due(model, step)
+        control.should_training_stop = self.over(step)
+        self._since = time.monotonic()
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Close what is open."""
+        """Leave the terminal tidy."""
         self._bar.close()
-        self._board.close()
+
+    def _due(self, step: int) -> bool:
+        """Whether validation belongs to this step."""
+        every = self._settings.eval_steps
+        return step % self._plan.steps_per_epoch == 0 or step == self._plan.steps or bool(every and step % every == 0)
+
+    def _validate_if_due(self, model: GPT2LMHeadModel, step: int) -> None:
+        if not self._due(step):
+            return
+        with self._interruption.checked_in(model, f"at step {step} of {self._plan.steps}"):
+            total = self._validate(model)
+            self._board.samples(step, self._write_samples(model))
+        if not total.documents:
+            return
+        # As in training, the closing <|endoftext|> of each document counts here.
+        loss = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
+        if not math.isfinite(loss):
+            raise UserError(f"the validation loss is not finite at step {step}: {_REMEDY}")
+        point = {"step": step, "bits_per_byte": total.bits_per_byte, "loss": loss}
+        self._board.validation(point)
+        cli.say(f"  step {step}: validation {total.bits_per_byte:.4f} bits per byte")
+        if self._record.add_validation(point) and self._settings.keep == "best":
+            with files.new_folder(self._run.best(step)) as folder:
+                models.save(model, folder)
+                reach("best weights written")
+            reach("best weights in place")
 
 
 def trainer(
     model: GPT2LMHeadModel,
     rows: Any,
     settings: params.Train,
-    steps: int,
-    output: Path,
+    plan: Plan,
+    run: checkpoints.Run,
+    record: Record,
     collate: Callable[[Any], dict[str, torch.Tensor]],
 ) -> Trainer:
     """The Trainer for `model` over packed `rows`, silent, with the settings of params.yaml under its own names."""
     on_gpu = devices.choose().type == "cuda"
     arguments = TrainingArguments(
-        output_dir=str(output),
+        output_dir=str(run.folder),
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
@@ -219,7 +306,7 @@ def trainer(
         seed=settings.seed,
         data_seed=settings.seed,
         logging_strategy="steps",
-        logging_steps=logging_steps(settings.logging_steps, steps),
+        logging_steps=plan.logging_steps,
         logging_nan_inf_filter=False,
         save_strategy="steps",
         save_steps=settings.save_steps,
@@ -236,6 +323,8 @@ def trainer(
         arguments._n_gpu = 1
     made = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
     made.remove_callback(PrinterCallback)
+    made.run, made.record = run, record
+    made.keep_best, made.save_total_limit = settings.keep == "best", settings.save_total_limit
     made.bfloat16 = on_gpu and torch.cuda.is_bf16_supported()
     return made
 

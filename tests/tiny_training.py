@@ -1,0 +1,76 @@
+"""The stage's training on a tiny model, within the test's own process."""
+
+from types import SimpleNamespace
+
+from stages.lib import batches, checkpoints, models, params, scoring, training
+from stages.lib.interruption import Interruption
+
+SETTINGS = {
+    "epochs": 2,
+    "batch_size": 3,
+    "gradient_accumulation_steps": 1,
+    "learning_rate": 1e-3,
+    "scheduler": "linear",
+    "warmup_fraction": 0.1,
+    "weight_decay": 0.1,
+    "max_grad_norm": 1.0,
+    "dropout": 0.0,
+    "eval_steps": None,
+    "patience": None,
+    "keep": "best",
+    "save_steps": 5,
+    "save_total_limit": 2,
+    "logging_steps": 1,
+    "seed": 1,
+    "deterministic": True,
+}
+
+
+class RecordingBoard:
+    """What a run would have TensorBoard draw."""
+
+    def __init__(self):
+        self.drawn = []
+
+    def training(self, point, tokens_per_second=None):
+        self.drawn.append(("training", point["step"]))
+
+    def validation(self, point):
+        self.drawn.append(("validation", point["step"]))
+
+    def samples(self, step, texts):
+        self.drawn.append(("samples", step))
+
+
+def train(
+    tiny_base, rows, folder, validate=lambda model: scoring.total([]), interruption=None, callback=None, **changes
+):
+    """Train the tiny model as the stage does; return model, record and the batches in the order they came."""
+    settings = params.Train(**{**SETTINGS, **changes})
+    run = checkpoints.Run("test")
+    run.folder = folder
+    folder.mkdir(parents=True, exist_ok=True)
+    checkpoint = run.latest()
+    step = checkpoints.step_of(checkpoint) if checkpoint else 0
+    record = training.load_record(checkpoint) if checkpoint else training.Record()
+    model = models.load(checkpoint or tiny_base, settings.dropout)
+    seen = []
+
+    def collate(items):
+        seen.append(batches.collate(items))
+        return seen[-1]
+
+    plan = training.plan(settings, len(rows))
+    trainer = training.trainer(model, rows, settings, plan, run, record, collate)
+    board = RecordingBoard()
+    course = training.Course(
+        run, record, board, validate, lambda model: [], settings, plan, interruption or Interruption()
+    )
+    with models.quiet():
+        course.begin(model, step)
+        if not course.over(step):
+            trainer.add_callback(course)
+            if callback:
+                trainer.add_callback(callback)
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return SimpleNamespace(model=model, record=record, batches=seen, trainer=trainer, plan=plan, board=board, run=run)
