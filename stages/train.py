@@ -37,7 +37,8 @@ VALIDATION = Path("logs/validation.tsv")
 SAMPLES, SAMPLE_TOKENS = 3, 60  # shown in TensorBoard at every validation
 OUT_OF_MEMORY = (
     "out of memory: in params.yaml lower train.batch_size, and raise train.gradient_accumulation_steps as much; then "
-    "lower tokenize.max_length; then take a smaller base"
+    "set train.gradient_checkpointing: true; then lower tokenize.max_length; then set train.lora_rank: 8, or take a "
+    "smaller base"
 )
 
 
@@ -77,10 +78,13 @@ def _train(
     checkpoint = run.latest()
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     record = training.load_record(checkpoint) if checkpoint else training.Record()
-    model = models.load(checkpoint or BASE, settings.dropout).to(device)
     rows = batches.open_rows(TOKENS, "train")
     plan = training.plan(settings, len(rows))
-    trainer = training.trainer(model, rows, settings, plan, run, record, batches.collate)
+    chosen = devices.choose_speed(settings, device, plan.steps)
+    model = training.model(BASE, settings, chosen.attention, checkpoint).to(device)
+    if chosen.compile:
+        model.transformer.compile(dynamic=True)
+    trainer = training.trainer(model, rows, settings, plan, run, record, batches.collate, chosen)
     tokenizer = tokens.load_tokenizer(BASE)
 
     def validate(model: PreTrainedModel) -> scoring.Total:
@@ -90,10 +94,12 @@ def _train(
     # Runs stand side by side in TensorBoard under the name of their experiment.
     name = os.environ.get("DVC_EXP_NAME") or "run"
     board = Board(checkpoints.main_repository() / "logs" / "tensorboard", name, run.fingerprint, step)
-    precision = "bfloat16" if trainer.bfloat16 else "float32"
     where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
     size = f"{models.parameters(model) / 1e6:.1f} M parameters"
-    cli.say(f"train: {size}, {len(rows)} rows, {plan.steps} steps on {where}, {precision}")
+    if models.parameters(model, trained=True) != models.parameters(model):
+        size += f" ({models.parameters(model, trained=True) / 1e6:.1f} M trained)"
+    cli.say(f"train: {size}, {len(rows)} rows, {plan.steps} steps on {where}")
+    cli.say(f"  {chosen.reasons}")
     cli.say(f"  learning rate {trainer.args.learning_rate:.3g} ({settings.learning_rate})")
     if plan.logging_steps < settings.logging_steps:
         cli.say(f"  a short run: a point of the curves every {plan.logging_steps} steps, not {settings.logging_steps}")
@@ -101,17 +107,17 @@ def _train(
     if checkpoint:
         cli.say(f"  goes on from {checkpoint.name}")
 
-    with closing(board), models.quiet():
-        course = training.Course(
-            run=run,
-            record=record,
-            board=board,
-            validate=validate,
-            write_samples=lambda model: sampling.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS),
-            settings=settings,
-            plan=plan,
-            interruption=interruption,
-        )
+    course = training.Course(
+        run=run,
+        record=record,
+        board=board,
+        validate=validate,
+        write_samples=lambda model: sampling.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS),
+        settings=settings,
+        plan=plan,
+        interruption=interruption,
+    )
+    with closing(board), closing(course), models.quiet():
         course.begin(model, step)
         if not course.over(step):
             trainer.add_callback(course)
@@ -128,7 +134,8 @@ def _train(
         "learning_rate": trainer.args.learning_rate,
         "logging_steps": plan.logging_steps,
         "parameters": models.parameters(model),
-        "precision": precision,
+        "trained_parameters": models.parameters(model, trained=True),
+        "precision": chosen.precision,
         "validation_bits_per_byte": kept["bits_per_byte"] if kept else None,
     }
     if step < plan.steps:
@@ -137,7 +144,8 @@ def _train(
         cli.say(f"train: kept step {kept['step']}, validation {kept['bits_per_byte']:.4f} bits per byte")
     else:
         cli.say("train: no validation documents: the weights of the last step are kept")
-    return figures, record, models.load(run.best(kept_step)) if keep_best else model
+    kept_model = training.model(BASE, settings, chosen.attention, run.best(kept_step)) if keep_best else model
+    return figures, record, training.whole(kept_model)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 
-from conftest import HOME, environment
+from conftest import HOME, environment, many_texts
 
 
 def bench(*command):
@@ -30,3 +30,19 @@ def test_what_a_benchmark_lacks_is_one_line():
         assert result.stderr == "error: GPT-2's vocabulary is missing: pip install -r bench/requirements.txt\n"
     else:
         assert "| this stage " in result.stdout
+
+
+def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in many_texts()), encoding="utf-8")
+    given = ("--base", str(tiny_base), "--corpus", str(corpus), "--length", "64", "--runs", "1")
+    result = bench("bench.training", *given, "--quality", "--json", str(tmp_path / "figures.json"))
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    recipes = ["padded", "concatenated", "this stage, float32", "this stage"]
+    for name in ("tokens_per_second", "operations_per_second", "memory"):
+        assert list(figures[name]) == recipes
+        assert all(figure > 0 for figure in figures[name].values())
+    runs = figures["whole_runs"]
+    assert [len(points) for points in runs.values()] == [3, 3, 3]
+    assert runs["this stage, float32"][-1]["bits_per_byte"] < runs["concatenated"][-1]["bits_per_byte"]

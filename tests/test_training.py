@@ -9,7 +9,7 @@ import torch
 from tiny_training import SETTINGS, train
 from transformers import GPT2LMHeadModel, TrainerCallback
 
-from stages.lib import batches, models, params, sampling, scoring, tokens, training
+from stages.lib import batches, loss, models, params, sampling, scoring, tokens, training
 from stages.lib.cli import UserError
 
 
@@ -248,17 +248,18 @@ def test_samples_in_mid_training_leave_mode_and_random_states_as_they_were(tiny_
 
 def breaking_down(monkeypatch, at, change):
     """Have the `at`-th loss of a run changed."""
-    true_nats, calls = scoring.next_token_nats, []
+    true_loss, calls = loss.summed_nats, []
 
-    def nats(*args, **inputs):
+    def summed_nats(*args, **inputs):
         calls.append(args)
-        return change(true_nats(*args, **inputs)) if len(calls) == at else true_nats(*args, **inputs)
+        summed, nats = true_loss(*args, **inputs)
+        return change(summed, nats) if len(calls) == at else (summed, nats)
 
-    monkeypatch.setattr(scoring, "next_token_nats", nats)
+    monkeypatch.setattr(loss, "summed_nats", summed_nats)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(tiny_base, rows, tmp_path, monkeypatch):
-    breaking_down(monkeypatch, 4, lambda nats: nats * math.nan)
+    breaking_down(monkeypatch, 4, lambda summed, nats: (summed * math.nan, nats * math.nan))
     with pytest.raises(UserError) as error:
         train(tiny_base, rows, tmp_path, save_steps=2, scheduler="constant", warmup_fraction=0.0)
     assert "the loss is not finite at step 4 (learning rate 0.001): lower train.learning_rate" in str(error.value)
@@ -268,7 +269,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_spoils_the_weights(ti
 
 def test_a_gradient_that_is_not_finite_does_so_too(tiny_base, rows, tmp_path, monkeypatch):
     # The square root has no finite slope at 0.
-    breaking_down(monkeypatch, 1, lambda nats: nats + torch.sqrt(nats * 0))
+    breaking_down(monkeypatch, 1, lambda summed, nats: (summed + torch.sqrt(summed * 0), nats))
     with pytest.raises(UserError, match=r"the gradient is not finite at step 1 .* checkpoint is the base model"):
         train(tiny_base, rows, tmp_path, save_steps=1)
     assert not list(tmp_path.glob("checkpoint-*"))

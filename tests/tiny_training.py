@@ -2,7 +2,9 @@
 
 from types import SimpleNamespace
 
-from stages.lib import batches, checkpoints, models, params, scoring, training
+import torch
+
+from stages.lib import batches, checkpoints, devices, models, params, scoring, training
 from stages.lib.interruption import Interruption
 
 SETTINGS = {
@@ -21,7 +23,16 @@ SETTINGS = {
     "save_steps": 5,
     "save_total_limit": 2,
     "logging_steps": 1,
+    "label_smoothing": 0.0,
+    "freeze_layers": 0,
+    "lora_rank": 0,
+    "lora_alpha": 16.0,
     "seed": 1,
+    "precision": "float32",
+    "attention": "auto",
+    "compile": "auto",
+    "loader_workers": "auto",
+    "gradient_checkpointing": False,
     "deterministic": True,
 }
 
@@ -29,11 +40,12 @@ SETTINGS = {
 class RecordingBoard:
     """What a run would have TensorBoard draw."""
 
-    def __init__(self):
-        self.drawn = []
+    def __init__(self, on_point):
+        self.drawn, self._on_point = [], on_point
 
     def training(self, point, tokens_per_second=None):
         self.drawn.append(("training", point["step"]))
+        self._on_point(point)
 
     def validation(self, point):
         self.drawn.append(("validation", point["step"]))
@@ -43,7 +55,14 @@ class RecordingBoard:
 
 
 def train(
-    tiny_base, rows, folder, validate=lambda model: scoring.total([]), interruption=None, callback=None, **changes
+    tiny_base,
+    rows,
+    folder,
+    validate=lambda model: scoring.total([]),
+    interruption=None,
+    callback=None,
+    on_point=lambda point: None,
+    **changes,
 ):
     """Train the tiny model as the stage does; return model, record and the batches in the order they came."""
     settings = params.Train(**{**SETTINGS, **changes})
@@ -53,16 +72,17 @@ def train(
     checkpoint = run.latest()
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     record = training.load_record(checkpoint) if checkpoint else training.Record()
-    model = models.load(checkpoint or tiny_base, settings.dropout)
+    plan = training.plan(settings, len(rows))
+    speed = devices.choose_speed(settings, torch.device("cpu"), plan.steps)
+    model = training.model(tiny_base, settings, speed.attention, checkpoint)
     seen = []
 
     def collate(items):
         seen.append(batches.collate(items))
         return seen[-1]
 
-    plan = training.plan(settings, len(rows))
-    trainer = training.trainer(model, rows, settings, plan, run, record, collate)
-    board = RecordingBoard()
+    trainer = training.trainer(model, rows, settings, plan, run, record, collate, speed)
+    board = RecordingBoard(on_point)
     course = training.Course(
         run, record, board, validate, lambda model: [], settings, plan, interruption or Interruption()
     )
@@ -73,4 +93,6 @@ def train(
             if callback:
                 trainer.add_callback(callback)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return SimpleNamespace(model=model, record=record, batches=seen, trainer=trainer, plan=plan, board=board, run=run)
+    return SimpleNamespace(
+        model=model, record=record, batches=seen, trainer=trainer, plan=plan, board=board, run=run, began_at=step
+    )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 # Libraries whose code takes part in a training step, or in what is stored of it.
-LIBRARIES = ("accelerate", "numpy", "safetensors", "tokenizers", "torch", "transformers")
+LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 
 _CPU_FACTS = ("vendor_id", "cpu family", "model", "stepping", "cache size")
 

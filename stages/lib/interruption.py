@@ -1,7 +1,7 @@
 """Being told to stop: by Ctrl-C, by a signal, or because the `dvc` that started us is gone.
 
-The request is noted and the work goes on to its next safe place, where it asks. A second Ctrl-C or
-SIGTERM ends the process at once.
+The request is noted and the work goes on to its next safe place, where it asks. A second Ctrl-C or SIGTERM ends the
+process at once.
 """
 
 from __future__ import annotations

@@ -45,15 +45,15 @@ _FUSED = {"gelu_new": "gelu_pytorch_tanh"}
 _PROBE = f" a  b\t\n\nЁё й и\u0306 e\u0301 don't 12,345.6\u00a0🐈 {BOUNDARY} "
 
 
-def load(folder: str | Path, dropout: float = 0.0) -> GPT2LMHeadModel:
+def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> GPT2LMHeadModel:
     """The GPT-2 in `folder`, float32, on the CPU, in evaluation mode.
 
-    `dropout` is the share of units dropped in training mode, everywhere GPT-2 has dropout. Raises UserError when the
-    folder holds no model.
+    `dropout` is the share of units dropped in training mode, everywhere GPT-2 has dropout; `attention` is transformers'
+    name of a kernel. Raises UserError when the folder holds no model.
     """
     if not (Path(folder) / "model.safetensors").exists():
         raise UserError(f"{folder} holds no model yet: run dvc repro")
-    config = at_work(GPT2Config.from_pretrained(folder), dropout)
+    config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
     return _read(folder, config)[0].eval()
 
 
@@ -62,11 +62,11 @@ def create(config: GPT2Config) -> GPT2LMHeadModel:
     return GPT2LMHeadModel(at_work(config)).eval()
 
 
-def at_work(config: GPT2Config, dropout: float = 0.0) -> GPT2Config:
+def at_work(config: GPT2Config, dropout: float = 0.0, attention: str = "sdpa") -> GPT2Config:
     """Set what differs between a configuration on disk and the same model at work; changes `config` itself."""
     config.activation_function = _FUSED.get(config.activation_function, config.activation_function)
     config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = dropout
-    config._attn_implementation = "sdpa"
+    config._attn_implementation = attention
     return config
 
 
@@ -186,6 +186,19 @@ def licence(source: str | Path) -> str | None:
         return None  # a README that is no model card
 
 
+def freeze(model: GPT2LMHeadModel, layers: int) -> None:
+    """Keep the lowest `layers` blocks as they are and, where there are any, the embeddings below them.
+
+    The output matrix is the token embedding, so it stays too. Raises UserError when the model has no more layers.
+    """
+    blocks = model.transformer.h
+    if layers >= len(blocks):
+        raise UserError(f"train.freeze_layers is {layers}, but the base has {len(blocks)} layers: leave one to train")
+    frozen = [model.transformer.wte, model.transformer.wpe, *blocks[:layers]] if layers else []
+    for module in frozen:
+        module.requires_grad_(False)
+
+
 def save(model: GPT2LMHeadModel, folder: str | Path) -> None:
     """Write configuration and weights to `folder`, as safetensors."""
     with quiet(), files.writing(folder):
@@ -217,6 +230,11 @@ def quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
-def parameters(model: GPT2LMHeadModel) -> int:
-    """How many numbers training can change; the tied embedding and output matrix count once."""
-    return sum(parameter.numel() for parameter in model.parameters())
+def parameters(model: torch.nn.Module, trained: bool = False) -> int:
+    """How many numbers a model holds, adapters left out; with `trained` how many training changes, those included.
+
+    The tied embedding and output matrix count once.
+    """
+    if trained:
+        return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return sum(parameter.numel() for name, parameter in model.named_parameters() if "lora_" not in name)

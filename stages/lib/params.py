@@ -100,6 +100,10 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     max_grad_norm: Annotated[float, Field(ge=0)]
     dropout: Share
+    label_smoothing: Share
+    freeze_layers: Annotated[int, Field(ge=0)]
+    lora_rank: Annotated[int, Field(ge=0)]
+    lora_alpha: Annotated[float, Field(gt=0)]
     eval_steps: Positive | None
     patience: Positive | None
     keep: Literal["best", "last"]
@@ -107,7 +111,18 @@ class Train(Section):
     save_total_limit: Positive
     logging_steps: Positive
     seed: Seed
+    precision: Literal["auto", "float32", "bfloat16"]
+    attention: Literal["auto", "sdpa", "eager"]
+    compile: bool | Literal["auto"]
+    loader_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
+    gradient_checkpointing: bool
     deterministic: bool
+
+    @model_validator(mode="after")
+    def _one_way_to_train_less(self) -> Train:
+        if self.lora_rank and self.freeze_layers:
+            raise ValueError("lora_rank and freeze_layers exclude each other: with LoRA all layers stay as they are")
+        return self
 
 
 class Evaluate(Section):

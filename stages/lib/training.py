@@ -30,7 +30,7 @@ from transformers import (
     TrainingArguments,
 )
 
-from stages.lib import checkpoints, cli, devices, files, models, params, scoring
+from stages.lib import checkpoints, cli, devices, files, loss, models, params, scoring
 from stages.lib.board import Board
 from stages.lib.cli import UserError
 from stages.lib.failpoints import reach
@@ -43,16 +43,38 @@ _RECORD = "record.json"
 _REMEDY = "lower train.learning_rate in params.yaml"
 
 
-def learning_rate(setting: float | str, parameters: int) -> float:
-    """The peak learning rate: the setting itself or, for `auto`, 5e-5 x (124 M / parameters) ^ 0.75.
+def learning_rate(setting: float | str, parameters: int, lora: bool = False) -> float:
+    """The peak learning rate: the setting or, for `auto`, 5e-5 x (124 M / parameters) ^ 0.75, ten times that with LoRA.
 
     Small models bear, and in few steps need, larger steps. The rule meets two points: the customary 5e-5 at GPT-2's
     124 M, and 5e-4 at the embedded model's 5.7 M, the best of those tried there (model/embedded/README.md).
     """
     if setting == "auto":
         # Three significant digits: a rate that a person can read and type.
-        return float(f"{GPT2_RATE * (GPT2_PARAMETERS / parameters) ** 0.75:.2e}")
+        return float(f"{(10 if lora else 1) * GPT2_RATE * (GPT2_PARAMETERS / parameters) ** 0.75:.2e}")
     return float(setting)
+
+
+def model(base: Path, settings: params.Train, attention: str, source: Path | None = None) -> torch.nn.Module:
+    """The model to train, with adapters for LoRA: as the base is, or as it was saved to `source` while training."""
+    if not settings.lora_rank:
+        whole = models.load(source or base, settings.dropout, attention)
+        models.freeze(whole, settings.freeze_layers)
+        return whole
+    from stages.lib import adapters  # only here: peft takes a second to load
+
+    torch.manual_seed(settings.seed)
+    adapted = adapters.attach(
+        models.load(base, settings.dropout, attention), settings.lora_rank, settings.lora_alpha, settings.dropout
+    )
+    if source:
+        adapters.load(adapted, source)
+    return adapted.eval()
+
+
+def whole(model: torch.nn.Module) -> GPT2LMHeadModel:
+    """The ordinary GPT-2 that a trained model is, its adapters, if it has any, merged into it."""
+    return model if isinstance(model, GPT2LMHeadModel) else model.merge_and_unload()
 
 
 @dataclass
@@ -108,14 +130,15 @@ def plan(settings: params.Train, rows: int) -> Plan:
 class Trainer(transformers.Trainer):
     """The Trainer with the pipeline's loss. `record` is told what each batch came to.
 
-    With `bfloat16` the forward pass of a training step runs in mixed precision. That is done here and not by the
-    Trainer's own option, which changes the model itself, so that validation would run in bfloat16 too.
+    With `bfloat16` a training step computes in mixed precision: the weights stay float32. That is done here and not by
+    the Trainer's own option, which changes the model itself, so that validation would run in bfloat16 too.
     """
 
     run: checkpoints.Run
     record: Record
     keep_best: bool
     save_total_limit: int
+    label_smoothing: float
     bfloat16: bool
 
     def compute_loss(
@@ -125,12 +148,13 @@ class Trainer(transformers.Trainer):
         return_outputs: bool = False,
         num_items_in_batch: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        """Nats of this batch over the predicted tokens of the whole step, so that a step's batches add up."""
+        """The loss of this batch over the predicted tokens of the whole step, so that a step's batches add up."""
+        dtype = torch.bfloat16 if self.bfloat16 else torch.float32
         with torch.autocast(self.args.device.type, torch.bfloat16, enabled=self.bfloat16):
-            nats = scoring.next_token_nats(model, **inputs).sum()
+            summed, nats = loss.summed_nats(model, **inputs, smoothing=self.label_smoothing, dtype=dtype)
         self.record.point_nats += nats.item()
         self.record.point_tokens += int((inputs["labels"] != scoring.IGNORE).sum())
-        return nats / num_items_in_batch
+        return (summed / num_items_in_batch).float()
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The length of the gradient; called before the optimizer's step, so that the weights are still good here."""
@@ -191,6 +215,7 @@ class Course(TrainerCallback):
         self._run, self._record, self._board = run, record, board
         self._validate, self._write_samples = validate, write_samples
         self._settings, self._plan, self._interruption = settings, plan, interruption
+        self._bar: tqdm | None = None
 
     def begin(self, model: GPT2LMHeadModel, step: int) -> None:
         """Validate where that is due: the base model in a fresh run, or what a kill cut short at a checkpoint."""
@@ -250,9 +275,10 @@ class Course(TrainerCallback):
         control.should_training_stop = self.over(step)
         self._since = time.monotonic()
 
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        """Leave the terminal tidy."""
-        self._bar.close()
+    def close(self) -> None:
+        """Leave the terminal tidy, however the run ended."""
+        if self._bar is not None:
+            self._bar.close()
 
     def _due(self, step: int) -> bool:
         """Whether validation belongs to this step."""
@@ -268,10 +294,10 @@ class Course(TrainerCallback):
         if not total.documents:
             return
         # As in training, the closing <|endoftext|> of each document counts here.
-        loss = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
-        if not math.isfinite(loss):
+        mean = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
+        if not math.isfinite(mean):
             raise UserError(f"the validation loss is not finite at step {step}: {_REMEDY}")
-        point = {"step": step, "bits_per_byte": total.bits_per_byte, "loss": loss}
+        point = {"step": step, "bits_per_byte": total.bits_per_byte, "loss": mean}
         self._board.validation(point)
         cli.say(f"  step {step}: validation {total.bits_per_byte:.4f} bits per byte")
         if self._record.add_validation(point) and self._settings.keep == "best":
@@ -289,6 +315,7 @@ def trainer(
     run: checkpoints.Run,
     record: Record,
     collate: Callable[[Any], dict[str, torch.Tensor]],
+    speed: devices.Speed,
 ) -> Trainer:
     """The Trainer for `model` over packed `rows`, silent, with the settings of params.yaml under its own names."""
     on_gpu = devices.choose().type == "cuda"
@@ -297,7 +324,7 @@ def trainer(
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=learning_rate(settings.learning_rate, model.num_parameters()),
+        learning_rate=learning_rate(settings.learning_rate, models.parameters(model), bool(settings.lora_rank)),
         lr_scheduler_type=settings.scheduler if settings.scheduler != "constant" else "constant_with_warmup",
         warmup_steps=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
@@ -314,6 +341,8 @@ def trainer(
         eval_strategy="no",
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
+        dataloader_num_workers=speed.loader_workers,
+        gradient_checkpointing=settings.gradient_checkpointing,
         remove_unused_columns=False,
         report_to="none",
         disable_tqdm=True,
@@ -325,7 +354,7 @@ def trainer(
     made.remove_callback(PrinterCallback)
     made.run, made.record = run, record
     made.keep_best, made.save_total_limit = settings.keep == "best", settings.save_total_limit
-    made.bfloat16 = on_gpu and torch.cuda.is_bf16_supported()
+    made.label_smoothing, made.bfloat16 = settings.label_smoothing, speed.precision == "bfloat16"
     return made
 
 

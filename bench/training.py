@@ -1,0 +1,395 @@
+"""How fast a training step is, against two usual recipes with stock Trainer settings, and how full the machine is.
+
+    python -m bench.training --corpus FILE         GPT-2's shape with 124 M random weights, and its own vocabulary
+    python -m bench.training --base model/embedded another base, with its own vocabulary and weights
+    ... --memory                                   besides: the memory of one step with batches of 8 and 16
+    ... --quality                                  besides: whole runs, and the validation loss they come to
+
+The recipes: `padded`, every line padded to the length of a row, as most train.py do; `concatenated`, all lines in one
+stream that is cut into rows, as run_clm.py does. All have the same base, corpus, batches and rows. Each is a process
+that waits for its turn; in each turn it takes some steps. Tokens count when they are predicted: padding does not.
+
+The share of the peak is what a step computes, 6 N + 12 x layers x width x length operations a token, N without the
+input embeddings' look-up and with the output matrix (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, and the
+attention scores), over what matrix products of the model's own shapes reach in float32, measured in turns with the
+steps. Needs bench/requirements.txt for GPT-2's vocabulary.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Generator, Iterator
+from itertools import chain
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from bench import measure
+from stages.lib import cli, corpus, files, params
+
+BASE, VALIDATED, TOKENS = Path("model/base"), Path("data/validated"), Path("data/tokens")
+RECIPES = ("padded", "concatenated", "this stage, float32", "this stage")
+STEPS = 2  # in a turn
+EPOCHS = 3
+
+
+def main() -> None:
+    """Print the tables; with the name of a recipe as the first argument, be that recipe."""
+    if sys.argv[1:2] and sys.argv[1] in (*RECIPES, "matmul"):
+        _be(*sys.argv[1:])
+        return
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--base", type=Path, help="a base of this repository instead of GPT-2 with random weights")
+    parser.add_argument("--batch", type=int, default=2, help="rows in a batch (default 2)")
+    parser.add_argument("--length", type=int, default=512, help="tokens in a row (default 512)")
+    parser.add_argument("--memory", action="store_true", help="measure the memory of larger batches as well")
+    parser.add_argument("--quality", action="store_true", help="measure whole runs as well")
+    args = parser.parse_args()
+    base = args.base and args.base.resolve()
+    with measure.workspace() as folder:
+        size = measure.write_corpus(folder, args.corpus or [measure.HOME / "data/my_corpus.jsonl"], args.megabytes)
+        settings = (folder / "params.yaml").read_text(encoding="utf-8")
+        assert "max_length: 512 " in settings
+        (folder / "params.yaml").write_text(settings.replace("max_length: 512 ", f"max_length: {args.length} "))
+        measure.run(folder, "bench.training", "base", *([str(base)] if base else []))
+        for stage in ("validate", "tokenize"):
+            measure.run(folder, f"stages.{stage}")
+        figures: dict[str, Any] = {"bytes": size, "batch": args.batch, "length": args.length}
+        title = f"Training on {size / 1e6:.1f} MB of text, batches of {args.batch} x {args.length} tokens."
+        _speed(folder, args, figures, title)
+        if args.memory:
+            _memory(folder, figures)
+        if args.quality:
+            _quality(folder, args, figures)
+    if args.json:
+        files.write_json(args.json, {"machine": measure.machine(), **figures})
+
+
+def _speed(folder: Path, args: Any, figures: dict[str, Any], title: str) -> None:
+    workers = {name: _Worker(folder, name, str(args.batch)) for name in ("matmul", *RECIPES)}
+    taken: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
+    for _ in range(args.runs):
+        for name, worker in workers.items():
+            taken[name].append(worker.turn(STEPS))
+    peak = median(one["operations"] / one["seconds"] for one in taken.pop("matmul"))
+    rates = {name: median(one["predicted"] / one["seconds"] for one in runs) for name, runs in taken.items()}
+    work = {name: median(one["operations"] / one["seconds"] for one in runs) for name, runs in taken.items()}
+    memory = {name: workers[name].end() for name in taken}
+    workers["matmul"].end()
+    figures |= {"tokens_per_second": rates, "operations_per_second": work, "peak": peak, "memory": memory}
+    measure.report(
+        f"{title} Peak of the matrix products in float32: {peak / 1e9:.0f} GFLOP/s.",
+        ["recipe", "tokens/s", "times padded", "times concatenated", "share of the peak", "peak GB"],
+        [
+            [
+                name,
+                f"{rate:.0f}",
+                f"{rate / rates['padded']:.2f}",
+                f"{rate / rates['concatenated']:.2f}",
+                f"{work[name] / peak:.0%}",
+                f"{memory[name] / 1e9:.1f}",
+            ]
+            for name, rate in rates.items()
+        ],
+        figures,
+        None,
+    )
+
+
+def _memory(folder: Path, figures: dict[str, Any]) -> None:
+    rows = []
+    figures["memory_of_larger_batches"] = {}
+    for name, batch in (("concatenated", 8), ("this stage, float32", 8), ("this stage, float32", 16)):
+        worker = _Worker(folder, name, str(batch))
+        turn = worker.turn(1)
+        memory = worker.end()
+        figures["memory_of_larger_batches"][f"{name}, {batch}"] = memory
+        rows.append([name, batch, f"{memory / 1e9:.1f}", f"{turn['predicted'] / turn['seconds']:.0f}"])
+    measure.report("\nLarger batches.", ["recipe", "rows in a batch", "peak GB", "tokens/s"], rows, figures, None)
+
+
+def _quality(folder: Path, args: Any, figures: dict[str, Any]) -> None:
+    runs = {}
+    for name in ("concatenated", "this stage, float32", "this stage"):
+        worker = _Worker(folder, name, str(args.batch), "whole")
+        runs[name] = list(worker.lines())
+    figures["whole_runs"] = runs
+    aim = runs["concatenated"][-1]["bits_per_byte"]
+    rows = []
+    for name, points in runs.items():
+        reached = next((point["seconds"] for point in points if point["bits_per_byte"] <= aim), None)
+        rows.append(
+            [
+                name,
+                *(f"{point['bits_per_byte']:.4f}" for point in points),
+                f"{points[-1]['seconds']:.0f}",
+                "-" if reached is None else f"{reached:.0f}",
+            ]
+        )
+    epochs = [f"after epoch {number}" for number in range(1, EPOCHS + 1)]
+    header = ["recipe", *epochs, "seconds", f"seconds to {aim:.4f}"]
+    measure.report(
+        "\nWhole runs over the same documents at the same learning rate: validation, bits per byte.",
+        header,
+        rows,
+        figures,
+        None,
+    )
+
+
+class _Worker:
+    """A recipe in a process of its own."""
+
+    def __init__(self, folder: Path, *words: str) -> None:
+        self._words = words
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "bench.training", *words],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(measure.HOME), os.environ.get("PYTHONPATH", "")])},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def lines(self) -> Iterator[dict[str, float]]:
+        """What it reports until it ends. Raises UserError when it fails."""
+        for line in self._process.stdout:
+            if line.startswith('{"'):  # and not what the Trainer prints
+                yield json.loads(line)
+        if self._process.wait():
+            raise cli.UserError(f"{' '.join(self._words)} failed:\n{self._process.stderr.read()}")
+
+    def turn(self, steps: int) -> dict[str, float]:
+        """Have it take some steps; return their seconds, predicted tokens and operations."""
+        self._process.stdin.write(f"{steps}\n")
+        self._process.stdin.flush()
+        return next(self.lines())
+
+    def end(self) -> int:
+        """Have it end; return the most memory it held, in bytes."""
+        self._process.stdin.close()
+        return int(next(self.lines())["memory"])
+
+
+# What follows runs in the workers.
+
+
+def _be(recipe: str, batch: str, whole: str = "") -> None:
+    import torch
+
+    if recipe == "matmul":
+        _matrix_products()
+        return
+    torch.manual_seed(0)
+    trainer = {"padded": _padded, "concatenated": _concatenated}.get(recipe, _stage)(recipe, int(batch), bool(whole))
+    if whole:
+        _follow(trainer)
+    else:
+        _take_steps(trainer)
+
+
+def _answers() -> Generator[None, tuple[float, int, float], None]:
+    """Take what steps came to, one after the other; answer every number that is read with the sum of so many.
+
+    The first step is not counted: it also sets things up. Ends the process after the last number.
+    """
+    yield
+    for line in sys.stdin:
+        taken = []
+        for _ in range(int(line)):
+            taken.append((yield))
+        seconds, predicted, operations = map(sum, zip(*taken, strict=True))
+        cli.say(json.dumps({"seconds": seconds, "predicted": predicted, "operations": operations}))
+    unit = 1 if sys.platform == "darwin" else 1024
+    cli.say(json.dumps({"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}))
+    os._exit(0)  # the Trainer would go on
+
+
+def _matrix_products() -> None:
+    """The products of one block's matrices and of the output matrix, with two rows of 512 tokens, in float32."""
+    import torch
+    from transformers import GPT2Config
+
+    config = GPT2Config.from_pretrained(BASE)
+    width, tokens = config.n_embd, 1024
+    shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * config.n_layer
+    shapes.append((width, config.vocab_size))
+    products = [
+        (
+            shapes.count((inner, outer)),
+            *(torch.randn(size) for size in ((tokens, inner), (inner, outer), (tokens, outer))),
+        )
+        for inner, outer in dict.fromkeys(shapes)
+    ]
+    operations = sum(2 * tokens * inner * outer for inner, outer in shapes)
+    answers = _answers()
+    next(answers)
+    while True:
+        began, rounds = time.perf_counter(), 0
+        while time.perf_counter() - began < 0.5:  # less would measure how threads wake up
+            rounds += 1
+            for count, left, right, out in products:
+                for _ in range(count):
+                    torch.mm(left, right, out=out)
+        answers.send((time.perf_counter() - began, rounds * tokens, rounds * operations))
+
+
+def _take_steps(trainer: Any) -> None:
+    """Have the Trainer take steps as they are asked for."""
+    from transformers import TrainerCallback
+
+    model, collate, seen = trainer.model, trainer.data_collator, []
+    width, layers = model.config.n_embd, model.config.n_layer
+    size = sum(parameter.numel() for parameter in model.parameters()) - model.transformer.wpe.weight.numel()
+    answers = _answers()
+    next(answers)
+
+    def collate_and_count(rows: Any) -> dict[str, Any]:
+        batch = collate(rows)
+        seen.append((int((batch["labels"][:, 1:] != -100).sum()), *batch["input_ids"].shape))
+        return batch
+
+    class Steps(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            self.began = time.perf_counter()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            seconds = time.perf_counter() - self.began
+            predicted, rows, length = seen.pop(0)
+            answers.send((seconds, predicted, rows * length * (6 * size + 12 * layers * width * length)))
+
+    trainer.data_collator = collate_and_count
+    trainer.add_callback(Steps())
+    trainer.train()
+
+
+def _follow(trainer: Any) -> None:
+    """Train to the end; report the validation after each epoch and the seconds of training until then."""
+    from transformers import TrainerCallback
+
+    from stages.lib import scoring, tokens
+    from stages.lib.packing import documents_of
+
+    boundary = tokens.boundary_id(tokens.load_tokenizer(BASE))
+
+    class Validation(TrainerCallback):
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
+            self.began, self.aside = time.perf_counter(), 0.0
+
+        def on_epoch_end(self, *_: Any, model: Any, **__: Any) -> None:
+            paused = time.perf_counter()
+            documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), boundary)
+            total = scoring.total(scoring.score_documents(model, documents))
+            cli.say(json.dumps({"bits_per_byte": total.bits_per_byte, "seconds": paused - self.began - self.aside}))
+            self.aside += time.perf_counter() - paused
+
+    trainer.add_callback(Validation())
+    trainer.train()
+
+
+def _stock(rows: Any, batch: int, whole: bool) -> Any:
+    """The Trainer with its own settings, and the model as transformers loads it."""
+    import transformers
+
+    from stages.lib import training
+
+    tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
+    tokenizer.pad_token = tokenizer.eos_token
+    model = transformers.AutoModelForCausalLM.from_pretrained(BASE)
+    settings = params.load().train
+    like_ours = {
+        "learning_rate": training.learning_rate(settings.learning_rate, model.num_parameters()),
+        "lr_scheduler_type": settings.scheduler,
+        "warmup_steps": settings.warmup_fraction,
+    }
+    return transformers.Trainer(
+        model=model,
+        args=transformers.TrainingArguments(
+            output_dir="recipe",
+            per_device_train_batch_size=batch,
+            num_train_epochs=EPOCHS if whole else 1_000_000,
+            save_strategy="no",
+            logging_strategy="no",
+            disable_tqdm=True,
+            use_cpu=True,
+            **(like_ours if whole else {}),
+        ),
+        train_dataset=rows,
+        data_collator=transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False),
+    )
+
+
+def _texts() -> list[str]:
+    return [text for batch in corpus.read_documents(VALIDATED, "train") for text in batch["text"].to_pylist()]
+
+
+def _padded(recipe: str, batch: int, whole: bool) -> Any:
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    tokenizer, length = AutoTokenizer.from_pretrained(BASE), params.load().tokenize.max_length
+    tokenizer.pad_token = tokenizer.eos_token
+    encoded = tokenizer(_texts(), add_special_tokens=False, truncation=True, max_length=length, padding="max_length")
+    return _stock(Dataset.from_dict(dict(encoded)), batch, whole)
+
+
+def _concatenated(recipe: str, batch: int, whole: bool) -> Any:
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+
+    tokenizer, length = AutoTokenizer.from_pretrained(BASE), params.load().tokenize.max_length
+    stream = list(chain.from_iterable(tokenizer(_texts(), add_special_tokens=False)["input_ids"]))
+    blocks = [stream[at : at + length] for at in range(0, len(stream) - length + 1, length)]
+    return _stock(Dataset.from_dict({"input_ids": blocks}), batch, whole)
+
+
+def _stage(recipe: str, batch: int, whole: bool) -> Any:
+    """The Trainer as the stage `train` sets it up."""
+    from stages.lib import batches, checkpoints, devices, training
+
+    devices.keep_freed_memory()
+    given = params.load().train
+    settings = given.model_copy(
+        update={
+            "batch_size": batch,
+            "epochs": EPOCHS if whole else 1_000_000,
+            "precision": "float32" if recipe.endswith("float32") else "auto",
+            "save_steps": 10**9,
+            "logging_steps": 10**9,
+        }
+    )
+    rows = batches.open_rows(TOKENS, "train")
+    plan = training.Plan(steps_per_epoch=math.ceil(len(rows) / batch), steps=10**9, logging_steps=10**9)
+    speed = devices.choose_speed(settings, devices.choose(), plan.steps_per_epoch * EPOCHS)
+    model = training.model(BASE, settings, speed.attention)
+    run = checkpoints.Run("bench")
+    return training.trainer(model, rows, settings, plan, run, training.Record(), batches.collate, speed)
+
+
+def _write_base(source: str | None = None) -> None:
+    import torch
+    from transformers import GPT2Config
+
+    from stages.lib import models
+
+    if source:
+        BASE.mkdir(parents=True)
+        models.normalise(source, source, BASE)
+    else:
+        measure.write_gpt2_tokenizer(BASE)
+        torch.manual_seed(0)
+        models.save(models.create(GPT2Config.from_pretrained(BASE)), BASE)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["base"]:
+        _write_base(*sys.argv[2:])
+    else:
+        cli.run(main)
