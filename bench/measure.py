@@ -7,6 +7,7 @@ import importlib.util
 import json
 import os
 import platform
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -46,6 +47,10 @@ def machine() -> str:
             if line.startswith("model name"):
                 processor = line.partition(": ")[2]
                 break
+    if shutil.which("nvidia-smi"):  # not torch: what is measured in this process must not be measured with it
+        query = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        named = subprocess.run(query, capture_output=True, text=True).stdout.split("\n")[0]
+        processor = f"{named}, {processor}" if named else processor
     packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "transformers", "datasets", "pyarrow"))
     return f"{processor}, {parallel.processors()} cores, Python {platform.python_version()}, {packages}"
 

@@ -4,15 +4,18 @@
     python -m bench.training --base model/embedded another base, with its own vocabulary and weights
     ... --memory                                   besides: the memory of one step with batches of 8 and 16
     ... --quality                                  besides: whole runs, and the validation loss they come to
+    ... --length 1024 --batch 32 --steps 20 --peak 989   on a GPU, here one of 989 TFLOP/s by its data sheet
 
 The recipes: `padded`, every line padded to the length of a row, as most train.py do; `concatenated`, all lines in one
-stream that is cut into rows, as run_clm.py does. All have the same base, corpus, batches and rows. Each is a process
-that waits for its turn; in each turn it takes some steps. Tokens count when they are predicted: padding does not.
+stream that is cut into rows, as run_clm.py does; `plain loop`, random pieces of that stream in a loop without Trainer,
+fused and, on a GPU, compiled and in bfloat16, as nanoGPT does. All have the same base, corpus, batches and rows. Each
+is a process that waits for its turn; in each turn it takes some steps. Tokens count when they are predicted: padding
+does not.
 
 The share of the peak is what a step computes, 6 N + 12 x layers x width x length operations a token, N without the
 input embeddings' look-up and with the output matrix (Kaplan et al. 2020, https://arxiv.org/abs/2001.08361, and the
-attention scores), over what matrix products of the model's own shapes reach in float32, measured in turns with the
-steps. Needs bench/requirements.txt for GPT-2's vocabulary.
+attention scores), over what matrix products of the model's own shapes reach, measured in turns with the steps, in
+float32 or, on a GPU, in bfloat16; or over `--peak`. Needs bench/requirements.txt for GPT-2's vocabulary.
 """
 
 from __future__ import annotations
@@ -25,7 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Generator, Iterator
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -34,8 +37,7 @@ from bench import measure
 from stages.lib import cli, corpus, files, params
 
 BASE, VALIDATED, TOKENS = Path("model/base"), Path("data/validated"), Path("data/tokens")
-RECIPES = ("padded", "concatenated", "this stage, float32", "this stage")
-STEPS = 2  # in a turn
+RECIPES = ("padded", "concatenated", "plain loop", "this stage, float32", "this stage")
 EPOCHS = 3
 
 
@@ -48,6 +50,8 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="a base of this repository instead of GPT-2 with random weights")
     parser.add_argument("--batch", type=int, default=2, help="rows in a batch (default 2)")
     parser.add_argument("--length", type=int, default=512, help="tokens in a row (default 512)")
+    parser.add_argument("--steps", type=int, default=2, help="steps in a turn (default 2; on a GPU take 20)")
+    parser.add_argument("--peak", type=float, help="the machine's peak in TFLOP/s, instead of the measured one")
     parser.add_argument("--memory", action="store_true", help="measure the memory of larger batches as well")
     parser.add_argument("--quality", action="store_true", help="measure whole runs as well")
     args = parser.parse_args()
@@ -76,15 +80,22 @@ def _speed(folder: Path, args: Any, figures: dict[str, Any], title: str) -> None
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in workers}
     for _ in range(args.runs):
         for name, worker in workers.items():
-            taken[name].append(worker.turn(STEPS))
-    peak = median(one["operations"] / one["seconds"] for one in taken.pop("matmul"))
+            taken[name].append(worker.turn(args.steps))
+    measured = median(one["operations"] / one["seconds"] for one in taken.pop("matmul"))
+    peak = args.peak * 1e12 if args.peak else measured
     rates = {name: median(one["predicted"] / one["seconds"] for one in runs) for name, runs in taken.items()}
     work = {name: median(one["operations"] / one["seconds"] for one in runs) for name, runs in taken.items()}
     memory = {name: workers[name].end() for name in taken}
     workers["matmul"].end()
-    figures |= {"tokens_per_second": rates, "operations_per_second": work, "peak": peak, "memory": memory}
+    figures |= {
+        "tokens_per_second": rates,
+        "operations_per_second": work,
+        "peak": peak,
+        "measured_peak": measured,
+        "memory": memory,
+    }
     measure.report(
-        f"{title} Peak of the matrix products in float32: {peak / 1e9:.0f} GFLOP/s.",
+        f"{title} The machine's own matrix products: {measured / 1e9:.0f} GFLOP/s.",
         ["recipe", "tokens/s", "times padded", "times concatenated", "share of the peak", "peak GB"],
         [
             [
@@ -105,7 +116,8 @@ def _speed(folder: Path, args: Any, figures: dict[str, Any], title: str) -> None
 def _memory(folder: Path, figures: dict[str, Any]) -> None:
     rows = []
     figures["memory_of_larger_batches"] = {}
-    for name, batch in (("concatenated", 8), ("this stage, float32", 8), ("this stage, float32", 16)):
+    ours = product(("this stage, float32", "this stage"), (8, 16))
+    for name, batch in [("concatenated", 8), *ours]:
         worker = _Worker(folder, name, str(batch))
         turn = worker.turn(1)
         memory = worker.end()
@@ -188,6 +200,9 @@ def _be(recipe: str, batch: str, whole: str = "") -> None:
         _matrix_products()
         return
     torch.manual_seed(0)
+    if recipe == "plain loop":
+        _plain_loop(int(batch))
+        return
     trainer = {"padded": _padded, "concatenated": _concatenated}.get(recipe, _stage)(recipe, int(batch), bool(whole))
     if whole:
         _follow(trainer)
@@ -207,24 +222,50 @@ def _answers() -> Generator[None, tuple[float, int, float], None]:
             taken.append((yield))
         seconds, predicted, operations = map(sum, zip(*taken, strict=True))
         cli.say(json.dumps({"seconds": seconds, "predicted": predicted, "operations": operations}))
-    unit = 1 if sys.platform == "darwin" else 1024
-    cli.say(json.dumps({"memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}))
+    cli.say(json.dumps({"memory": _most_memory()}))
     os._exit(0)  # the Trainer would go on
 
 
+def _most_memory() -> int:
+    """The most that this process held: of the GPU's memory where it used one."""
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _now() -> float:
+    """The time at which all work given out so far is done."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _operations(config: Any, size: int, rows: int, length: int) -> int:
+    """What a training step computes; `size` is that of the model without its positions."""
+    return rows * length * (6 * size + 12 * config.n_layer * config.n_embd * length)
+
+
 def _matrix_products() -> None:
-    """The products of one block's matrices and of the output matrix, with two rows of 512 tokens, in float32."""
+    """The products of one block's matrices and of the output matrix, with two rows of 512 tokens; more on a GPU."""
     import torch
     from transformers import GPT2Config
 
+    from stages.lib import devices
+
     config = GPT2Config.from_pretrained(BASE)
-    width, tokens = config.n_embd, 1024
+    device = devices.choose()
+    width, tokens = config.n_embd, 1024 if device.type == "cpu" else 32768
+    kind = {"device": device, "dtype": torch.float32 if device.type == "cpu" else torch.bfloat16}
     shapes = [(width, 3 * width), (width, width), (width, 4 * width), (4 * width, width)] * config.n_layer
     shapes.append((width, config.vocab_size))
     products = [
         (
             shapes.count((inner, outer)),
-            *(torch.randn(size) for size in ((tokens, inner), (inner, outer), (tokens, outer))),
+            *(torch.randn(size, **kind) for size in ((tokens, inner), (inner, outer), (tokens, outer))),
         )
         for inner, outer in dict.fromkeys(shapes)
     ]
@@ -232,13 +273,13 @@ def _matrix_products() -> None:
     answers = _answers()
     next(answers)
     while True:
-        began, rounds = time.perf_counter(), 0
-        while time.perf_counter() - began < 0.5:  # less would measure how threads wake up
+        began, rounds = _now(), 0
+        while _now() - began < 0.5:  # less would measure how threads wake up
             rounds += 1
             for count, left, right, out in products:
                 for _ in range(count):
                     torch.mm(left, right, out=out)
-        answers.send((time.perf_counter() - began, rounds * tokens, rounds * operations))
+        answers.send((_now() - began, rounds * tokens, rounds * operations))
 
 
 def _take_steps(trainer: Any) -> None:
@@ -246,8 +287,7 @@ def _take_steps(trainer: Any) -> None:
     from transformers import TrainerCallback
 
     model, collate, seen = trainer.model, trainer.data_collator, []
-    width, layers = model.config.n_embd, model.config.n_layer
-    size = sum(parameter.numel() for parameter in model.parameters()) - model.transformer.wpe.weight.numel()
+    size = _size(model)
     answers = _answers()
     next(answers)
 
@@ -258,16 +298,51 @@ def _take_steps(trainer: Any) -> None:
 
     class Steps(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.perf_counter()
+            self.began = _now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            seconds = time.perf_counter() - self.began
+            seconds = _now() - self.began
             predicted, rows, length = seen.pop(0)
-            answers.send((seconds, predicted, rows * length * (6 * size + 12 * layers * width * length)))
+            answers.send((seconds, predicted, _operations(model.config, size, rows, length)))
 
     trainer.data_collator = collate_and_count
     trainer.add_callback(Steps())
     trainer.train()
+
+
+def _size(model: Any) -> int:
+    return sum(parameter.numel() for parameter in model.parameters()) - model.transformer.wpe.weight.numel()
+
+
+def _plain_loop(batch: int) -> None:
+    """Random pieces of the stream, step by step."""
+    import torch
+    from transformers import GPT2LMHeadModel
+
+    from stages.lib import devices
+
+    device, length = devices.choose(), params.load().tokenize.max_length
+    on_gpu = device.type == "cuda"
+    stream = torch.tensor(_stream())
+    no_dropout = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    model = GPT2LMHeadModel.from_pretrained(BASE, activation_function="gelu_pytorch_tanh", **no_dropout)
+    model.to(device).train()
+    step = torch.compile(model) if on_gpu else model
+    optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+    answers = _answers()
+    next(answers)
+    while True:
+        began = _now()
+        starts = torch.randint(len(stream) - length, (batch,)).tolist()
+        ids = torch.stack([stream[start : start + length] for start in starts]).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=on_gpu):
+            loss = step(input_ids=ids, labels=ids, use_cache=False).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        seconds = _now() - began
+        answers.send((seconds, batch * (length - 1), _operations(model.config, _size(model), batch, length)))
 
 
 def _follow(trainer: Any) -> None:
@@ -296,6 +371,7 @@ def _follow(trainer: Any) -> None:
 
 def _stock(rows: Any, batch: int, whole: bool) -> Any:
     """The Trainer with its own settings, and the model as transformers loads it."""
+    import torch
     import transformers
 
     from stages.lib import training
@@ -318,7 +394,7 @@ def _stock(rows: Any, batch: int, whole: bool) -> Any:
             save_strategy="no",
             logging_strategy="no",
             disable_tqdm=True,
-            use_cpu=True,
+            use_cpu=not torch.cuda.is_available(),
             **(like_ours if whole else {}),
         ),
         train_dataset=rows,
@@ -340,12 +416,18 @@ def _padded(recipe: str, batch: int, whole: bool) -> Any:
     return _stock(Dataset.from_dict(dict(encoded)), batch, whole)
 
 
-def _concatenated(recipe: str, batch: int, whole: bool) -> Any:
-    from datasets import Dataset
+def _stream() -> list[int]:
+    """The tokens of all lines, one after the other."""
     from transformers import AutoTokenizer
 
-    tokenizer, length = AutoTokenizer.from_pretrained(BASE), params.load().tokenize.max_length
-    stream = list(chain.from_iterable(tokenizer(_texts(), add_special_tokens=False)["input_ids"]))
+    tokenizer = AutoTokenizer.from_pretrained(BASE)
+    return list(chain.from_iterable(tokenizer(_texts(), add_special_tokens=False)["input_ids"]))
+
+
+def _concatenated(recipe: str, batch: int, whole: bool) -> Any:
+    from datasets import Dataset
+
+    stream, length = _stream(), params.load().tokenize.max_length
     blocks = [stream[at : at + length] for at in range(0, len(stream) - length + 1, length)]
     return _stock(Dataset.from_dict({"input_ids": blocks}), batch, whole)
 

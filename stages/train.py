@@ -82,14 +82,14 @@ def _train(
     plan = training.plan(settings, len(rows))
     chosen = devices.choose_speed(settings, device, plan.steps)
     model = training.model(BASE, settings, chosen.attention, checkpoint).to(device)
-    if chosen.compile:
-        model.transformer.compile(dynamic=True)
     trainer = training.trainer(model, rows, settings, plan, run, record, batches.collate, chosen)
     tokenizer = tokens.load_tokenizer(BASE)
 
     def validate(model: PreTrainedModel) -> scoring.Total:
+        # In training's precision, as its loss is: three times as fast, and 1e-4 off at most. `evaluate` is exact.
         documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokens.boundary_id(tokenizer))
-        return scoring.total(scoring.score_documents(model, documents))
+        with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
+            return scoring.total(scoring.score_documents(model, documents))
 
     # Runs stand side by side in TensorBoard under the name of their experiment.
     name = os.environ.get("DVC_EXP_NAME") or "run"
@@ -123,6 +123,7 @@ def _train(
             trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             step = trainer.state.global_step
+        cli.say(f"train: {course.times()}")
 
     keep_best = settings.keep == "best" and record.best_step is not None
     kept_step = record.best_step if keep_best else step

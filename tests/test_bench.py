@@ -39,7 +39,7 @@ def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
     result = bench("bench.training", *given, "--quality", "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
-    recipes = ["padded", "concatenated", "this stage, float32", "this stage"]
+    recipes = ["padded", "concatenated", "plain loop", "this stage, float32", "this stage"]
     for name in ("tokens_per_second", "operations_per_second", "memory"):
         assert list(figures[name]) == recipes
         assert all(figure > 0 for figure in figures[name].values())

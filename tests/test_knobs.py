@@ -40,13 +40,15 @@ class Killed(Exception):
         {"precision": "bfloat16"},
         {"attention": "eager"},
         {"loader_workers": 1},
+        {"compile": True},
     ],
     ids=lambda changes: ",".join(f"{name}={value}" for name, value in changes.items()),
 )
 def test_a_setting_has_its_effect_and_resumes_exactly(tiny_base, rows, tmp_path, plain, changes):
     changes = {"save_steps": 2, **changes}
     whole = train(tiny_base, rows, tmp_path / "whole", weighing, **changes)
-    if not {"attention", "loader_workers"} & set(changes):
+    assert (whole.model.transformer._compiled_call_impl is not None) == ("compile" in changes)
+    if not {"attention", "loader_workers", "compile"} & set(changes):
         assert not same_weights(merged(whole), plain.model)
 
     def dies(point):
@@ -161,6 +163,13 @@ def test_lora_trains_small_matrices_alone_and_merges_into_an_ordinary_model(tiny
 def test_a_combination_that_makes_no_sense_is_refused(changes, expected):
     with pytest.raises(ValidationError, match=expected):
         params.Train(**{**SETTINGS, **changes})
+
+
+def test_compiling_without_a_compiler_is_refused(monkeypatch):
+    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
+    settings = params.Train(**{**SETTINGS, "compile": True})
+    with pytest.raises(UserError, match=r"train.compile: true needs a C\+\+ compiler"):
+        devices.choose_speed(settings, torch.device("cpu"), 10)
 
 
 def test_auto_is_ten_times_higher_with_lora():

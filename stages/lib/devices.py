@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from stages.lib import params
 from stages.lib.cli import UserError
 
 _STEPS_WORTH_COMPILING = 1000  # it takes about a minute
+_COMPILERS = ("g++", "clang++", "cl")  # that torch.compile looks for
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's <malloc.h>
 
 
@@ -35,7 +37,10 @@ class Speed:
 
 
 def choose_speed(settings: params.Train, device: torch.device, steps: int) -> Speed:
-    """What `auto` comes to on this device, for a run of so many steps; and what was given instead."""
+    """What `auto` comes to on this device, for a run of so many steps; and what was given instead.
+
+    Raises UserError where torch.compile is asked for and cannot work.
+    """
     in_hardware = computes_in_bfloat16(device)
     worth_compiling = device.type == "cuda" and steps >= _STEPS_WORTH_COMPILING
     choices = {
@@ -57,6 +62,8 @@ def choose_speed(settings: params.Train, device: torch.device, steps: int) -> Sp
         f"{name.replace('_', ' ')} {str(values[name]).lower()} ({reason if given == 'auto' else 'as set'})"
         for name, (given, _, reason) in choices.items()
     )
+    if values["compile"] and device.type == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        raise UserError(f"train.compile: true needs a C++ compiler here, one of {', '.join(_COMPILERS)}")
     return Speed(**values, reasons=reasons)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from tokenizers import Tokenizer
@@ -75,31 +75,14 @@ def continue_text(
         raise UserError(f"the prompt has {len(ids) - 1} tokens, the model sees {model.config.n_positions - 2} at most")
     if write:
         write(prompt)
-    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
-    chosen = GenerationConfig(
-        max_new_tokens=min(sampling.new_tokens, room),
-        do_sample=sampling.temperature > 0,
-        repetition_penalty=sampling.repetition_penalty,
-        eos_token_id=boundary,
-        pad_token_id=boundary,
-        **(drawn if sampling.temperature > 0 else {}),
-    )
-    torch.manual_seed(seed)
-    prompt_ids = torch.tensor([ids], device=model.device)
     streamer = _Stream(tokenizer, write) if write else None
-    with torch.no_grad():
-        written = model.generate(
-            prompt_ids,
-            attention_mask=torch.ones_like(prompt_ids),
-            generation_config=chosen,
-            streamer=streamer,
-        )[0, len(ids) :].tolist()
-    ended = written[-1] == boundary
-    return Continuation(tokenizer.decode(written, skip_special_tokens=True).rstrip(BROKEN), ended)
+    limited = replace(sampling, new_tokens=min(sampling.new_tokens, room))
+    (written,) = _generate(model, [ids], limited, seed, streamer)
+    return Continuation(_text(tokenizer, written), ended=written[-1] == boundary)
 
 
 def openings(model: GPT2LMHeadModel, tokenizer: Tokenizer, count: int, new_tokens: int) -> list[str]:
-    """`count` texts that the model begins by itself, as it stands in the middle of training.
+    """`count` texts that the model begins by itself, as it stands in the middle of training; all at once.
 
     Leaves the model's mode and the random states as they were.
     """
@@ -107,6 +90,33 @@ def openings(model: GPT2LMHeadModel, tokenizer: Tokenizer, count: int, new_token
     model.eval()
     try:
         with torch.random.fork_rng():
-            return [continue_text(model, tokenizer, "", Sampling(new_tokens), seed).text for seed in range(count)]
+            written = _generate(model, [[boundary_id(tokenizer)]] * count, Sampling(new_tokens), seed=0)
     finally:
         model.train(training)
+    return [_text(tokenizer, ids) for ids in written]
+
+
+def _generate(
+    model: GPT2LMHeadModel, prompts: list[list[int]], sampling: Sampling, seed: int, streamer: _Stream | None = None
+) -> list[list[int]]:
+    """What the model writes after each of `prompts`, which are equally long and begin with `<|endoftext|>`."""
+    boundary = prompts[0][0]
+    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    chosen = GenerationConfig(
+        max_new_tokens=sampling.new_tokens,
+        do_sample=sampling.temperature > 0,
+        repetition_penalty=sampling.repetition_penalty,
+        eos_token_id=boundary,
+        pad_token_id=boundary,
+        **(drawn if sampling.temperature > 0 else {}),
+    )
+    torch.manual_seed(seed)
+    ids = torch.tensor(prompts, device=model.device)
+    with torch.no_grad():
+        written = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=chosen, streamer=streamer)
+    return written[:, ids.shape[1] :].tolist()
+
+
+def _text(tokenizer: Tokenizer, ids: list[int]) -> str:
+    """Token ids as text, without a character of which the last token holds only a part."""
+    return tokenizer.decode(ids, skip_special_tokens=True).rstrip(BROKEN)

@@ -23,6 +23,9 @@ from stages.lib.packing import Document
 from stages.lib.tokens import text_tokens
 
 IGNORE = -100  # the label of a position that predicts nothing
+# Logits made at once, and tokens (padding included) that go through the model at once: as many as are fastest.
+_LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**22, 2**28
+_TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**11, 2**15
 _BUFFER = 256  # documents that are sorted by length together, so that batches need little padding
 
 
@@ -36,12 +39,20 @@ def next_token_nats(
     a row apart. Returns float32, shape [rows, length - 1], 0 where the label is `IGNORE`.
     """
     # No attention mask and no cache: with either, transformers 5.18 lets packed documents see each other.
-    logits = model(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits
-    # The labels are moved, not the logits cut: those are by far the largest thing here, and cutting copies them.
-    targets = torch.full_like(labels, IGNORE)
-    targets[:, :-1] = labels[:, 1:]
-    nats = cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE, reduction="none")
-    return nats.view(labels.shape)[:, :-1]
+    hidden = model.transformer(input_ids=input_ids, position_ids=position_ids, use_cache=False).last_hidden_state
+    predicted = labels[:, 1:] != IGNORE
+    nats = torch.zeros(predicted.shape, device=labels.device)
+    # Logits are by far the largest thing here: only those that are needed, and only some at a time.
+    at_once = max(1, (_LOGITS_ON_CPU if labels.device.type == "cpu" else _LOGITS_ON_GPU) // model.config.vocab_size)
+    nats[predicted] = torch.cat(
+        [
+            cross_entropy(model.lm_head(some).float(), targets, reduction="none")
+            for some, targets in zip(
+                hidden[:, :-1][predicted].split(at_once), labels[:, 1:][predicted].split(at_once), strict=True
+            )
+        ]
+    )
+    return nats
 
 
 @dataclass(frozen=True)
@@ -113,14 +124,13 @@ def score_documents(
 
     `stride`: by how many tokens the window moves on over a document longer than the context; each token then has at
     least context - stride tokens before it. Half the context by default. `batch_tokens`: tokens, padding included,
-    that go through the model at once; by default as many as keep their logits within 256 MB. The model is scored in
-    evaluation mode and handed back in the mode it was in.
+    that go through the model at once. The model is scored in evaluation mode and handed back in the mode it was in.
     """
     context = model.config.n_positions
     if stride is None:
         stride = context // 2
     if batch_tokens is None:
-        batch_tokens = min(8192, 2**26 // model.config.vocab_size)
+        batch_tokens = _TOKENS_ON_CPU if model.device.type == "cpu" else _TOKENS_ON_GPU
     if not 0 < stride < context:
         raise ValueError(f"stride {stride} must be at least 1 and below the model's context of {context} tokens")
     training = model.training

@@ -216,6 +216,7 @@ class Course(TrainerCallback):
         self._validate, self._write_samples = validate, write_samples
         self._settings, self._plan, self._interruption = settings, plan, interruption
         self._bar: tqdm | None = None
+        self._began, self._stepping = time.monotonic(), 0.0
 
     def begin(self, model: GPT2LMHeadModel, step: int) -> None:
         """Validate where that is due: the base model in a fresh run, or what a kill cut short at a checkpoint."""
@@ -237,6 +238,7 @@ class Course(TrainerCallback):
         """Ask for what is due after this step."""
         now = time.monotonic()
         self._seconds += now - self._since
+        self._stepping += now - self._since
         self._since = now
         due = self._due(state.global_step)
         if self._interruption.reason or due:
@@ -264,6 +266,7 @@ class Course(TrainerCallback):
         self._board.training(point, speed)
         place = f"step {state.global_step}/{state.max_steps}"
         cli.say(f"  {place}: loss {point['loss']:.4f}, learning rate {rate:.3g}, {speed:.0f} tokens/s")
+        self._since = time.monotonic()
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, model: GPT2LMHeadModel, **_: Any
@@ -274,6 +277,11 @@ class Course(TrainerCallback):
         self._validate_if_due(model, step)
         control.should_training_stop = self.over(step)
         self._since = time.monotonic()
+
+    def times(self) -> str:
+        """How long the steps have taken since this process began, and how long all that is around them."""
+        aside = time.monotonic() - self._began - self._stepping
+        return f"{self._stepping:.0f} s of steps, {aside:.0f} s of validation, checkpoints and curves"
 
     def close(self) -> None:
         """Leave the terminal tidy, however the run ended."""
@@ -318,6 +326,8 @@ def trainer(
     speed: devices.Speed,
 ) -> Trainer:
     """The Trainer for `model` over packed `rows`, silent, with the settings of params.yaml under its own names."""
+    if speed.compile:
+        model.transformer.compile(dynamic=True)  # in place: the names of the weights stay
     on_gpu = devices.choose().type == "cuda"
     arguments = TrainingArguments(
         output_dir=str(run.folder),
