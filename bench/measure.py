@@ -121,6 +121,26 @@ def write_gpt2_tokenizer(folder: Path) -> None:
         config.save_pretrained(folder)
 
 
+def write_base(folder: Path, source: Path | None = None) -> None:
+    """Write model/base below `folder`: `source`, or GPT-2's shape with 124 M random weights and its own vocabulary.
+
+    Loads torch: a benchmark in whose process that must not happen calls this in another one.
+    """
+    import torch
+    from transformers import GPT2Config
+
+    from stages.lib import models
+
+    base = folder / "model/base"
+    if source:
+        base.mkdir(parents=True)
+        models.normalise(source, str(source), base)
+    else:
+        write_gpt2_tokenizer(base)
+        torch.manual_seed(0)
+        models.save(models.create(GPT2Config.from_pretrained(base)), base)
+
+
 @dataclass(frozen=True)
 class Run:
     """A command's wall time in seconds, and the most memory all its processes held at once, in bytes.

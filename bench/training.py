@@ -455,23 +455,8 @@ def _stage(recipe: str, batch: int, whole: bool) -> Any:
     return training.trainer(model, rows, settings, plan, run, training.Record(), batches.collate, speed)
 
 
-def _write_base(source: str | None = None) -> None:
-    import torch
-    from transformers import GPT2Config
-
-    from stages.lib import models
-
-    if source:
-        BASE.mkdir(parents=True)
-        models.normalise(source, source, BASE)
-    else:
-        measure.write_gpt2_tokenizer(BASE)
-        torch.manual_seed(0)
-        models.save(models.create(GPT2Config.from_pretrained(BASE)), BASE)
-
-
 if __name__ == "__main__":
     if sys.argv[1:2] == ["base"]:
-        _write_base(*sys.argv[2:])
+        measure.write_base(Path(), *map(Path, sys.argv[2:]))
     else:
         cli.run(main)

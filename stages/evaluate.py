@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,104 +12,145 @@ import numpy as np
 from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
-from stages.lib import cli, devices, files, models, params, sampling, scoring, tokens
+from stages.lib import cli, comparison, copying, devices, files, models, params, samples, sampling, scoring, tokens
 from stages.lib.packing import Document, documents_of
 
-TEST = Path("data/tokens/test.arrow")
+TRAIN, TEST = Path("data/tokens/train.arrow"), Path("data/tokens/test.arrow")
 MODELS = {"base": Path("model/base"), "tuned": Path("model/finetuned")}
-FIGURES = Path("logs/evaluate.json")
-SAMPLES = Path("logs/samples.jsonl")
-PROMPT_TOKENS = 12  # of a held-out document, given to the models as its opening
+FIGURES, DOCUMENTS, SAMPLES = Path("logs/evaluate.json"), Path("logs/documents.tsv"), Path("logs/samples.jsonl")
 
 
 def main() -> None:
-    """Write `logs/evaluate.json` and `logs/samples.jsonl`."""
+    """Write `logs/evaluate.json`, `logs/documents.tsv` and `logs/samples.jsonl`."""
     everything = params.load()
     settings = everything.evaluate
-    files.need(TEST, *MODELS.values())
+    files.need(TRAIN, TEST, *MODELS.values())
     devices.keep_freed_memory()
     device = devices.choose()
     tokenizer = tokens.load_tokenizer(MODELS["base"])
     loaded = {name: models.load(folder).to(device) for name, folder in MODELS.items()}
     everything.check_context(loaded["base"].config.n_positions)
-    count = sum(1 for _ in _test_documents(tokenizer))
-    totals = {name: _score(name, model, tokenizer, settings.stride, count) for name, model in loaded.items()}
-    test = totals["base"]
-    figures = {
-        "documents": test.documents,
-        "bytes": test.size,
-        "tokens": test.tokens,
-        **{name: _figures(total) for name, total in totals.items()},
-    }
-    samples = [
-        _sample(loaded, tokenizer, prompt, settings, settings.seed + number)
-        for number, prompt in enumerate(_prompts(tokenizer, settings, count))
+
+    words = [_words(tokenizer, document) for document in _documents(TEST, tokenizer)]
+    scores = {name: _score(name, model, tokenizer, settings.stride, len(words)) for name, model in loaded.items()}
+    prompts = _prompts(tokenizer, settings, len(words))
+    how = sampling.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
+    drawn = samples.draw(loaded, tokenizer, prompts, how, settings.seed)
+    continued = _continued(loaded, tokenizer, settings.copy_prompts)
+
+    # One look at the training documents for all that was written.
+    texts = [text.ids for sample in drawn for text in sample.values()] + [
+        ids for one in continued.values() for ids in one
     ]
-    files.write_text(SAMPLES, "".join(map(files.to_json_line, samples)))
+    found = iter(copying.runs([np.array(ids) for ids in texts], _documents(TRAIN, tokenizer)))
+    copies = [
+        {name: samples.copied_parts(tokenizer, text.ids, text.text, next(found)) for name, text in sample.items()}
+        for sample in drawn
+    ]
+    copied = {key: samples.copy_figures([next(found) for _ in one]) for key, one in continued.items()}
+
+    compared = comparison.compare(scores["base"], scores["tuned"], settings.seed)
+    totals = {name: scoring.total(one) for name, one in scores.items()}
+    figures: dict[str, Any] = {
+        "documents": totals["base"].documents,
+        "bytes": totals["base"].size,
+        "tokens": totals["base"].tokens,
+        "words": sum(words),
+        **{
+            name: _figures(total, sum(words))
+            | {"samples": samples.figures([one[name] for one in drawn], [one[name] for one in copies])}
+            | {"copying": {split: copied[name, split] for split in ("training", "held_out")}}
+            for name, total in totals.items()
+        },
+        "comparison": asdict(compared) if compared else None,
+    }
+    files.write_text(SAMPLES, "".join(map(files.to_json_line, _shown(prompts, drawn, copies))))
+    files.write_tsv(DOCUMENTS, ["line", "bytes", "tokens", "words", *MODELS], _table(scores, words))
     files.write_json(FIGURES, figures)
     _summary(figures)
 
 
-def _test_documents(tokenizer: Tokenizer) -> Iterator[Document]:
-    return documents_of(tokens.read_rows(TEST), tokens.boundary_id(tokenizer))
+def _documents(path: Path, tokenizer: Tokenizer) -> Iterator[Document]:
+    return documents_of(tokens.read_rows(path), tokens.boundary_id(tokenizer))
 
 
-def _score(name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int | None, count: int) -> scoring.Total:
+def _words(tokenizer: Tokenizer, document: Document) -> int:
+    """What stands between white space in the document's text; at least 1, as perplexity is by word."""
+    return max(1, len(tokenizer.decode(document.ids[1:-1].tolist(), skip_special_tokens=False).split()))
+
+
+def _score(
+    name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int | None, count: int
+) -> list[scoring.Score]:
     with cli.progress(f"evaluate {name}", count, " documents") as bar:
-        scores = scoring.score_documents(model, _test_documents(tokenizer), stride)
-        return scoring.total(cli.counted(scores, bar))
+        return list(cli.counted(scoring.score_documents(model, _documents(TEST, tokenizer), stride), bar))
 
 
-def _figures(total: scoring.Total) -> dict[str, float | None]:
+def _prompts(tokenizer: Tokenizer, settings: params.Evaluate, count: int) -> list[samples.Prompt]:
+    """The prompts of params.yaml, then openings of some of the `count` test documents."""
+    places = samples.evenly(count, settings.held_out_prompts)
+    openings = [
+        samples.opening(tokenizer, document)
+        for place, document in enumerate(_documents(TEST, tokenizer))
+        if place in places
+    ]
+    return [*map(samples.Prompt, settings.prompts), *openings]
+
+
+def _continued(
+    loaded: dict[str, GPT2LMHeadModel], tokenizer: Tokenizer, count: int
+) -> dict[tuple[str, str], list[list[int]]]:
+    """What each model holds for the likeliest after the beginnings of training and of test documents."""
+    beginnings = {
+        split: samples.beginnings(_documents(path, tokenizer), count)
+        for split, path in (("training", TRAIN), ("held_out", TEST))
+    }
+    return {
+        (name, split): sampling.likeliest(model, prompts, samples.COPY_LENGTH)
+        for name, model in loaded.items()
+        for split, prompts in beginnings.items()
+    }
+
+
+def _figures(total: scoring.Total, words: int) -> dict[str, Any]:
     return {
         "nats": total.nats if total.documents else None,
         "bits_per_byte": total.bits_per_byte,
         "perplexity": total.perplexity,
+        "word_perplexity": scoring.perplexity(total.nats, words),
         "end_of_text_nats": total.end_of_text_nats if total.documents else None,
     }
 
 
-def _prompts(tokenizer: Tokenizer, settings: params.Evaluate, count: int) -> list[dict[str, Any]]:
-    """The prompts of params.yaml, then openings of some of the `count` test documents, with the line of each."""
-    prompts: list[dict[str, Any]] = [{"prompt": prompt, "line": None, "original": None} for prompt in settings.prompts]
-    wanted = min(settings.held_out_prompts, count)
-    places = set(np.linspace(0, count - 1, wanted, dtype=int).tolist()) if wanted else set()
-    for place, document in enumerate(_test_documents(tokenizer)):
-        if place in places:
-            ids = document.ids[1:-1].tolist()
-            text = tokenizer.decode(ids, skip_special_tokens=False)
-            opening = tokenizer.decode(ids[:PROMPT_TOKENS], skip_special_tokens=False).rstrip(sampling.BROKEN)
-            if opening != text:
-                opening = opening.rpartition(" ")[0] or opening  # a word cut in half is a prompt nobody writes
-            prompts.append({"prompt": opening, "line": document.line, "original": text[len(opening) :]})
-    return prompts
+def _table(scores: dict[str, list[scoring.Score]], words: list[int]) -> Iterator[list[str | int]]:
+    """A row for each test document, with what each model needs for it in bits per byte."""
+    for base, tuned, count in zip(scores["base"], scores["tuned"], words, strict=True):
+        bits = (score.nats / (math.log(2) * score.size) for score in (base, tuned))
+        yield [base.line, base.size, base.tokens, count, *(f"{one:.6f}" for one in bits)]
 
 
-def _sample(
-    loaded: dict[str, GPT2LMHeadModel],
-    tokenizer: Tokenizer,
-    prompt: dict[str, Any],
-    settings: params.Evaluate,
-    seed: int,
-) -> dict[str, Any]:
-    """The prompt with what each model makes of it, given the same random numbers."""
-    drawn = sampling.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
-    sample = dict(prompt)
-    for name, model in loaded.items():
-        continuation = sampling.continue_text(model, tokenizer, prompt["prompt"], drawn, seed)
-        sample[name] = {"text": continuation.text, "ended": continuation.ended}
-    return sample
+def _shown(
+    prompts: list[samples.Prompt],
+    drawn: list[dict[str, sampling.Continuation]],
+    copies: list[dict[str, list[list[int]]]],
+) -> Iterator[dict[str, Any]]:
+    """The samples as they stand in the file; `copied` is where copies stand in a text, in characters."""
+    for prompt, texts, parts in zip(prompts, drawn, copies, strict=True):
+        written = {
+            name: {"text": text.text, "ended": text.ended, "copied": parts[name]} for name, text in texts.items()
+        }
+        yield {"prompt": prompt.text, "line": prompt.line, "original": prompt.original, **written}
 
 
 def _summary(figures: dict[str, Any]) -> None:
     if not figures["documents"]:
         cli.say("evaluate: no test documents: base and tuned model cannot be compared. A larger corpus has some")
         return
-    base, tuned = figures["base"]["bits_per_byte"], figures["tuned"]["bits_per_byte"]
+    base, tuned, compared = figures["base"], figures["tuned"], figures["comparison"]
+    change = tuned["bits_per_byte"] / base["bits_per_byte"] - 1
     cli.say(f"evaluate: {figures['documents']} test documents, {figures['bytes']} bytes, {figures['tokens']} tokens")
-    cli.say(f"  bits per byte: base {base:.4f}, tuned {tuned:.4f} ({tuned / base - 1:+.1%})")
-    perplexity = {name: figures[name]["perplexity"] for name in MODELS}
-    cli.say(f"  perplexity a token: base {perplexity['base']:.2f}, tuned {perplexity['tuned']:.2f}")
+    cli.say(f"  bits per byte: base {base['bits_per_byte']:.4f}, tuned {tuned['bits_per_byte']:.4f} ({change:+.1%})")
+    cli.say(f"  95 % interval of the difference: {compared['low']:+.4f} to {compared['high']:+.4f}")
 
 
 if __name__ == "__main__":

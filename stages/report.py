@@ -2,58 +2,75 @@
 
 from __future__ import annotations
 
-import io
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from matplotlib.figure import Figure
 
-from stages.lib import cli, files, params
+from stages.lib import advice, cli, files, params, pictures
+from stages.lib.words import Words
 
 LOGS = Path("logs")
 TEMPLATES = Path("stages/templates")
-INPUTS = (
-    *("validate.json", "tokenize.json", "train.json", "evaluate.json"),
-    *("train_loss.tsv", "validation.tsv", "samples.jsonl"),
-)
+FIGURES = ("validate", "tokenize", "train", "evaluate")
+TABLES = ("lengths", "train_loss", "validation", "documents")
+SAMPLES = LOGS / "samples.jsonl"
 BASE = Path("model/base/provenance.json")
-PAGE = LOGS / "report.html"
-CARD = Path("model/MODEL_CARD.md")
+PAGE, CURVES, CARD = LOGS / "report.html", LOGS / "curves.svg", Path("model/MODEL_CARD.md")
+LISTED = 10  # documents in each of the lists of those that gained most and least
+TABLE_WIDTH = 26
 
 
 def main() -> None:
-    """Write `logs/report.html` and `model/MODEL_CARD.md`."""
+    """Write `logs/report.html`, `logs/curves.svg` and `model/MODEL_CARD.md`, and print the figures that count."""
     settings = params.load()
-    files.need(*(LOGS / name for name in INPUTS), BASE)
-    facts = {name: files.read_json(LOGS / f"{name}.json") for name in ("validate", "tokenize", "train", "evaluate")}
+    figures = {name: LOGS / f"{name}.json" for name in FIGURES}
+    tables = {name: LOGS / f"{name}.tsv" for name in TABLES}
+    files.need(*figures.values(), *tables.values(), SAMPLES, BASE)
+    words = Words(settings.report.language)
+    facts: dict[str, Any] = {name: files.read_json(path) for name, path in figures.items()}
+    facts |= {name: files.read_tsv(path) for name, path in tables.items()}
     facts |= {
         "title": settings.report.title,
         "settings": settings.model_dump(by_alias=True),
         "base": files.read_json(BASE),
-        "samples": [json.loads(line) for line in (LOGS / "samples.jsonl").read_text(encoding="utf-8").splitlines()],
+        "samples": [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()],
         "change": _change(facts["evaluate"]),
     }
+    facts |= {"warnings": advice.warnings(facts, words), "next_steps": list(advice.next_steps(facts, words))}
+    environment = page_environment(words)
+    card = environment.get_template("model_card.md")
+    page = environment.get_template("report.html")
+    train, validation, best = facts["train_loss"], facts["validation"], facts["train"]["best_step"]
+    files.write_text(CURVES, pictures.curves(train, validation, best, words))
+    files.write_text(CARD, card.render(facts, header=_card_header(facts)))
+    files.write_text(PAGE, page.render(facts, words=words, pictures=_pictures(facts, words), **_extremes(facts)))
+    for line in _summary(facts, words):
+        cli.say(line)
+
+
+def page_environment(words: Words) -> Environment:
+    """What renders the templates: HTML escaped, messages in the language of `words`."""
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=lambda name: name.endswith(".html"),
+        extensions=["jinja2.ext.i18n"],
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
+    environment.policies["ext.i18n.trimmed"] = True
+    # No plural forms: the messages are worded so that they need none.
+    environment.install_gettext_callables(words.look_up, lambda one, _many, _count: words.look_up(one), newstyle=True)
+    environment.filters["pieces"] = _pieces
     # Plain JSON for a Python string in the card; Jinja's own tojson is for HTML.
     environment.filters["tojson_text"] = lambda value: json.dumps(value, ensure_ascii=False)
-    curves = _curves(files.read_tsv(LOGS / "train_loss.tsv"), files.read_tsv(LOGS / "validation.tsv"), facts["train"])
-    page = environment.get_template("report.html").render(facts, curves=Markup(curves))
-    card = environment.get_template("model_card.md").render(facts, header=_card_header(facts))
-    files.write_text(CARD, card)
-    files.write_text(PAGE, page)
-    cli.say(f"report: open {PAGE} in a browser; the model's card is {CARD}")
+    return environment
 
 
 def _change(evaluation: dict[str, Any]) -> float | None:
@@ -62,29 +79,37 @@ def _change(evaluation: dict[str, Any]) -> float | None:
     return tuned / base - 1 if base else None
 
 
-def _curves(train: list[dict[str, str]], validation: list[dict[str, str]], figures: dict[str, Any]) -> str:
-    """Training and validation loss over the steps as inline SVG, the same bytes for the same figures."""
-    # Without these, matplotlib puts random ids and the date into the file.
-    matplotlib.rcParams["svg.hashsalt"] = "curves"
-    matplotlib.rcParams["font.size"] = 10
-    figure = Figure(figsize=(7.2, 3.4), layout="constrained")
-    axes = figure.subplots()
-    axes.plot(*_points(train, "loss"), color="#4c72b0", label="training")
-    if validation:
-        axes.plot(*_points(validation, "loss"), color="#dd8452", marker="o", markersize=4, label="validation")
-        axes.axvline(figures["best_step"], color="#888888", linestyle=":", label=f"kept: step {figures['best_step']}")
-    axes.set_xlabel("step")
-    axes.set_ylabel("loss (nats a token)")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    buffer = io.StringIO()
-    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    svg = buffer.getvalue()
-    return svg[svg.index("<svg") :]
+def _pictures(facts: dict[str, Any], words: Words) -> dict[str, Markup | None]:
+    """Inline SVG; None where there is nothing to show."""
+    train, validation, best = facts["train_loss"], facts["validation"], facts["train"]["best_step"]
+    drawn = {
+        "loss": pictures.loss(train, validation, best, words),
+        "bits_per_byte": pictures.bits_per_byte(validation, best, words) if validation else None,
+        "documents": pictures.documents(facts["documents"], words) if facts["documents"] else None,
+        "lengths": pictures.lengths(facts["lengths"], words) if facts["lengths"] else None,
+    }
+    return {name: Markup(svg) if svg else None for name, svg in drawn.items()}
 
 
-def _points(rows: list[dict[str, str]], column: str) -> tuple[list[int], list[float]]:
-    return [int(row["step"]) for row in rows], [float(row[column]) for row in rows]
+def _extremes(facts: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
+    """The test documents for which tuning did most and least; none stands in both lists."""
+    rows = [
+        {"line": int(row["line"]), "base": float(row["base"]), "tuned": float(row["tuned"])}
+        for row in facts["documents"]
+    ]
+    rows.sort(key=lambda row: (row["tuned"] - row["base"], row["line"]))
+    count = min(LISTED, len(rows) // 2)
+    return {"most": rows[:count], "least": rows[::-1][:count]}
+
+
+def _pieces(text: str, copied: list[list[int]]) -> Iterator[tuple[str, bool]]:
+    """`text` cut where copies begin and end, each piece with whether it is one."""
+    at = 0
+    for start, end in copied:
+        yield text[at:start], False
+        yield text[start:end], True
+        at = end
+    yield text[at:], False
 
 
 def _card_header(facts: dict[str, Any]) -> str:
@@ -102,16 +127,48 @@ def _card_header(facts: dict[str, Any]) -> str:
                 metric_value=round(evaluation["tuned"][name], 4),
             )
             for name in ("bits_per_byte", "perplexity")
+            if evaluation["tuned"][name] is not None
         ]
     return ModelCardData(
         model_name=facts["title"],
         base_model=base["name"] if base["source"] == "hub" else None,
+        language=facts["settings"]["report"]["corpus_language"],
         license=base["licence"],
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["gpt2"],
         eval_results=results,
     ).to_yaml()
+
+
+def _summary(facts: dict[str, Any], words: Words) -> Iterator[str]:
+    """The figures that count as a table for the terminal, what to know about them, and where to look next."""
+    rows = {
+        words("bits per byte"): lambda model: words.number(model["bits_per_byte"], 4),
+        words("perplexity a token"): lambda model: words.number(model["perplexity"], 2),
+        words("samples that end"): lambda model: words.percent(model["samples"]["ended"]),
+        words("training texts copied"): lambda model: words.percent(model["copying"]["training"]["share_copied"]),
+    }
+    yield ""
+    yield f"{'':{TABLE_WIDTH}}{words('base'):>14}{words('tuned'):>14}"
+    for name, shown in rows.items():
+        yield f"{name:{TABLE_WIDTH}}" + "".join(f"{shown(facts['evaluate'][model]):>14}" for model in ("base", "tuned"))
+    if compared := facts["evaluate"]["comparison"]:
+        yield words(
+            "Change: %(change)s; 95 %% interval of the difference %(low)s to %(high)s; "
+            "better on %(share)s of %(count)s test documents",
+            change=words.percent(facts["change"], 1, sign=True),
+            low=words.number(compared["low"], 3, sign=True),
+            high=words.number(compared["high"], 3, sign=True),
+            share=words.percent(compared["share_better"]),
+            count=words.number(facts["evaluate"]["documents"], 0),
+        )
+    yield ""
+    for finding in facts["warnings"]:
+        yield f"! {finding.text}{f'  {finding.command}' if finding.command else ''}"
+    yield words("The report, for a browser: %(page)s", page=PAGE)
+    yield words("The curves: %(command)s", command="tensorboard --logdir logs/tensorboard")
+    yield words("Let it write: %(command)s", command="python generate.py")
 
 
 if __name__ == "__main__":

@@ -60,6 +60,7 @@ def main() -> None:
         "bytes_per_token": sums["bytes"] / sums["text_tokens"],
         "characters_per_token": sums["characters"] / sums["text_tokens"],
         "tokens_per_word": sums["text_tokens"] / sums["words"],
+        "vocabulary_fits": sums["text_tokens"] <= FITTING_TOKENS_PER_WORD * sums["words"],
         "dropped_tokens": sums["dropped_tokens"],
     }
     files.write_json(FIGURES, figures)
@@ -126,7 +127,8 @@ def _summary(figures: dict, rules: params.Tokenize) -> None:
             f"{rules.max_length} tokens: {train['dropped_tokens']} of their tokens were left out, and with them "
             f"{train['dropped_documents']} whole documents"
         )
-    if (per_word := figures["tokens_per_word"]) > FITTING_TOKENS_PER_WORD:
+    if not figures["vocabulary_fits"]:
+        per_word = figures["tokens_per_word"]
         times = per_word / USUAL_TOKENS_PER_WORD
         cli.say(
             f"  note: {per_word:.1f} tokens a word: the base model's vocabulary was made for another language. The "

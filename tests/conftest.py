@@ -45,8 +45,10 @@ OUTPUTS = (
     "logs/train_loss.tsv",
     "logs/validation.tsv",
     "logs/evaluate.json",
+    "logs/documents.tsv",
     "logs/samples.jsonl",
     "logs/report.html",
+    "logs/curves.svg",
     "model/MODEL_CARD.md",
 )
 

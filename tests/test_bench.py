@@ -46,3 +46,24 @@ def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
     runs = figures["whole_runs"]
     assert [len(points) for points in runs.values()] == [3, 3, 3]
     assert runs["this stage, float32"][-1]["bits_per_byte"] < runs["concatenated"][-1]["bits_per_byte"]
+
+
+def test_scoring_is_measured_against_one_by_one(tmp_path, tiny_base):
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in many_texts()), encoding="utf-8")
+    given = ("--base", str(tiny_base), "--corpus", str(corpus), "--runs", "1", "--documents", "12")
+    result = bench("bench.scoring", *given, "--json", str(tmp_path / "figures.json"))
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert figures["documents"] == 12
+    assert all(rate > 0 for rate in figures["tokens_per_second"].values())
+    assert all(error < 1e-5 for error in figures["relative_error"].values())
+
+
+def test_generation_is_measured_against_the_pipeline(tmp_path, tiny_base):
+    given = ("--base", str(tiny_base), "--runs", "1", "--tokens", "8", "--prompts", "2")
+    result = bench("bench.generate", *given, "--json", str(tmp_path / "figures.json"))
+    assert result.returncode == 0, result.stderr
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert figures["same_texts"] == figures["texts"] == 2
+    assert all(rate > 0 for rate in figures["tokens_per_second"].values())

@@ -1,5 +1,6 @@
 """generate.py, as a user types it."""
 
+import json
 import os
 import pty
 import shutil
@@ -88,19 +89,114 @@ def test_characters_of_several_tokens_come_whole(tiny_base, monkeypatch):
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     assert len(ids) > len(text.split())
 
-    def write_that(prompt_ids, *, streamer, **_):
-        streamer.put(prompt_ids[0])
-        for token in ids:
-            streamer.put(torch.tensor([token]))
-        streamer.end()
-        return torch.cat([prompt_ids, torch.tensor([ids])], 1)
-
-    monkeypatch.setattr(model, "generate", write_that)
+    monkeypatch.setattr(model, "generate", writes(ids))
     pieces = []
     sampling.continue_text(model, tokenizer, "", sampling.Sampling(1), 0, pieces.append)
     assert "".join(pieces) == text
     assert pieces[0] == ""  # the prompt
     assert all(sampling.BROKEN not in piece for piece in pieces)
+
+
+def writes(ids):
+    """In place of a model's `generate`: these tokens, whatever the prompt, for as long as it may go on."""
+
+    def generate(prompt_ids, *, stopping_criteria, **_):
+        for token in ids:
+            prompt_ids = torch.cat([prompt_ids, torch.tensor([[token]])], 1)
+            if stopping_criteria(prompt_ids, None).all():
+                break
+        return prompt_ids
+
+    return generate
+
+
+@pytest.mark.parametrize(
+    ("stop", "expected"),
+    [
+        (("река",), "Ёж и 🐈‍⬛ у "),
+        (("нет такого",), None),
+        (("у реки ночью", "у"), "Ёж и 🐈‍⬛ "),  # the shorter one comes true first
+        (("и 🐈‍⬛",), "Ёж "),  # of several tokens, some of which are parts of characters
+        (("\n",), "Ёж и 🐈‍⬛ у река."),
+    ],
+)
+def test_a_text_ends_before_the_first_string_to_stop_at(tiny_base, monkeypatch, stop, expected):
+    model, tokenizer = models.load(tiny_base), tokens.load_tokenizer(tiny_base)
+    text = "Ёж и 🐈‍⬛ у река.\nИ снова река, у реки."
+    monkeypatch.setattr(model, "generate", writes(tokenizer.encode(text, add_special_tokens=False).ids))
+    pieces = []
+    settings = sampling.Sampling(60, stop=stop)
+    written = sampling.continue_text(model, tokenizer, "", settings, 0, pieces.append)
+    assert written.text == (text if expected is None else expected)
+    assert written.ended == (expected is not None)
+    # What was seen as it came is the same, and nothing had to be taken back.
+    assert "".join(pieces) == written.text
+    assert sampling.continue_text(model, tokenizer, "", settings, 0).text == written.text
+
+
+def test_stopping_early_changes_nothing_before(project):
+    whole = project.ok("python", "generate.py", "Кот", "--seed", "5", "--tokens", "40")
+    stop = whole[len(whole) // 2]
+    assert stop not in "Кот\n…"
+    early = project.ok("python", "generate.py", "Кот", "--seed", "5", "--tokens", "40", "--stop", stop)
+    assert early == whole[: whole.index(stop)] + "\n"
+
+
+def test_prompts_from_a_file_become_json_lines(project):
+    project.path("prompts.txt").write_text("\ufeffКот\r\n\nСнег идёт\n", encoding="utf-8")
+    project.ok(
+        *("python", "generate.py", "--prompts", "prompts.txt", "--output", "texts.jsonl"),
+        *("--samples", "2", "--compare", "--tokens", "9", "--seed", "7"),
+    )
+    found = [json.loads(line) for line in project.path("texts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [(one["prompt"], one["seed"], one["model"]) for one in found] == [
+        (prompt, seed, model) for prompt in ("Кот", "Снег идёт") for seed in (7, 8) for model in ("base", "tuned")
+    ]
+    # Each can be written again by itself.
+    for one in found[4:]:
+        base = ["--base"] if one["model"] == "base" else []
+        again = project.ok("python", "generate.py", one["prompt"], "--seed", str(one["seed"]), "--tokens", "9", *base)
+        assert again == one["prompt"] + one["text"] + ("\n" if one["ended"] else "…\n")
+
+
+def test_prompts_of_several_lines_come_from_json_lines(project):
+    project.path("many.jsonl").write_text(json.dumps({"prompt": "Раз\nДва"}) + "\n", encoding="utf-8")
+    output = project.ok("python", "generate.py", "--prompts", "many.jsonl", "--output", "-", "--tokens", "3")
+    assert json.loads(output)["prompt"] == "Раз\nДва"
+
+
+def test_compare_shows_both_models(project):
+    lines = project.ok(
+        "python", "generate.py", "Утром", "--compare", "--temperature", "0", "--tokens", "12", "--seed", "1"
+    )
+    base = project.ok("python", "generate.py", "Утром", "--base", "--temperature", "0", "--tokens", "12", "--seed", "1")
+    tuned = project.ok("python", "generate.py", "Утром", "--temperature", "0", "--tokens", "12", "--seed", "1")
+    assert lines == f"[base] {base}[tuned] {tuned}"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("a.txt", "Кот\n" + "слово " * 200 + "\n", "a.txt, line 2: the prompt has"),
+        ("b.jsonl", '{"prompt": "Кот"}\n{"text": "Снег"}\n', 'b.jsonl, line 2: not of the form {"prompt": "..."}'),
+        ("c.txt", "\n \n", "c.txt holds no prompt"),
+        ("d.txt", None, "d.txt cannot be read: No such file"),
+        ("e.txt", "Кот\n".encode("cp1251"), "e.txt, line 1: not UTF-8"),
+    ],
+)
+def test_bad_prompts_in_a_file_are_named_before_anything_is_written(project, name, content, expected):
+    if content is not None:
+        project.path(name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    error = project.fails("python", "generate.py", "--prompts", name, "--output", f"{name}.out")
+    assert expected in error.splitlines()[-1]
+    assert not project.path(f"{name}.out").exists()
+
+
+def test_what_is_there_already_is_not_overwritten(project):
+    project.path("kept.jsonl").write_text("mine\n")
+    error = project.fails("python", "generate.py", "Кот", "--output", "kept.jsonl")
+    assert "kept.jsonl is there already" in error
+    assert project.path("kept.jsonl").read_text() == "mine\n"
 
 
 def test_prompts_come_from_a_pipe_too(project):
@@ -135,6 +231,9 @@ def test_on_a_terminal_it_asks_until_an_empty_line(project):
         (["--temperature", "-1", "x"], "-1 is below 0"),
         (["--seed", "99999999999999999999", "x"], "is above 4294967295"),
         (["--top-p", "1.5", "x"], "1.5 is not above 0 and at most 1"),
+        (["--stop", "", "x"], "an empty text would end everything at once"),
+        (["--base", "--compare", "x"], "not allowed with argument --base"),
+        (["--prompts", "x.txt", "x"], "not together with a prompt"),
         (["слово " * 200], "the prompt has"),
     ],
 )

@@ -167,11 +167,21 @@ def test_the_report_shows_the_figures_and_keeps_markup_in_texts_as_text(project)
     assert re.findall(r"""(?:src|href|action|data)=["']?(?!data:|#)[^"'>\s]+|url\((?!#)|@import""", page) == []
 
 
+def test_dvc_plots_shows_each_table_and_picture_once(reproduced):
+    shown = json.loads(reproduced.ok("dvc", "plots", "show", "--json"))["data"]
+    assert sorted(shown) == [
+        *("document lengths", "learning rate", "logs/curves.svg", "test documents", "training loss", "validation"),
+    ]
+    points = shown["test documents"][0]["content"]["data"]["values"]
+    assert len(points) == reproduced.json("logs/evaluate.json")["documents"]
+
+
 def test_the_model_card_is_one_the_hub_accepts(reproduced):
     from huggingface_hub import ModelCard
 
     card = ModelCard.load(reproduced.path("model/MODEL_CARD.md"))
     assert card.data.library_name == "transformers"
+    assert (card.data.language, card.data.pipeline_tag, card.data.tags) == ("ru", "text-generation", ["gpt2"])
     value = {result.metric_type: result.metric_value for result in card.data.eval_results}["bits_per_byte"]
     assert value == round(reproduced.json("logs/evaluate.json")["tuned"]["bits_per_byte"], 4)
 

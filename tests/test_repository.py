@@ -84,6 +84,8 @@ def test_the_readmes_quote_the_committed_figures(name):
     assert f"| {base['bits_per_byte']:.4f} | **{tuned['bits_per_byte']:.4f}** |" in text
     assert f"| {base['perplexity']:.2f} | {tuned['perplexity']:.2f} |" in text
     assert f"| {base['end_of_text_nats']:.1f} | {tuned['end_of_text_nats']:.1f} |" in text
+    compared = [f"{figures['comparison'][key]:.3f}" for key in ("difference", "low", "high")]
+    assert re.findall(r"-\d\.\d{3}", text)[:3] == compared
 
 
 def test_no_ignore_rule_hides_a_file_that_is_tracked():

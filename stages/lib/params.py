@@ -134,6 +134,7 @@ class Evaluate(Section):
     new_tokens: Positive
     temperature: Annotated[float, Field(gt=0)]
     top_p: Annotated[float, Field(gt=0, le=1)]
+    copy_prompts: Annotated[int, Field(ge=0)]
     seed: Seed
 
 
@@ -141,6 +142,8 @@ class Report(Section):
     """What the report says about itself."""
 
     title: Annotated[str, Field(min_length=1)]
+    language: Literal["en", "ru"]
+    corpus_language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None
 
 
 class Params(Section):

@@ -83,8 +83,13 @@ class Total:
 
     @property
     def perplexity(self) -> float | None:
-        """exp(nats per token); None without documents."""
-        return math.exp(self.nats / self.tokens) if self.tokens else None
+        """exp(nats per token); None without documents, and where it is beyond what a float holds."""
+        return perplexity(self.nats, self.tokens)
+
+
+def perplexity(nats: float, units: int) -> float | None:
+    """exp(nats per token, word or other unit); None without any, and where it is beyond what a float holds."""
+    return math.exp(nats / units) if units and nats / units < 700 else None
 
 
 def total(scores: Iterable[Score]) -> Total:
