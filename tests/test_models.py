@@ -10,7 +10,8 @@ from conftest import make_base
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
-from stages.lib import batches, files, models, scoring, tokens
+import generate
+from stages.lib import batches, files, models, sampling, scoring, tokens
 from stages.lib.cli import UserError
 from stages.lib.encoder import Encoder
 
@@ -225,6 +226,27 @@ def test_a_saved_model_carries_the_configuration_it_came_with(tiny_base, tmp_pat
     models.save_tuned(models.load(base, dropout=0.2), base, tmp_path / "tuned")
     for name in ("config.json", "tokenizer.json", "model.safetensors"):
         assert (tmp_path / "tuned" / name).read_bytes() == (base / name).read_bytes()
+
+
+def test_other_tools_write_with_a_tuned_model_as_generate_does(tiny_base, tmp_path, monkeypatch):
+    base = normalised(tiny_base, tmp_path)
+    models.save_tuned(models.load(base), base, tmp_path / "tuned")
+    read = GPT2LMHeadModel.from_pretrained(tmp_path / "tuned").generation_config
+    monkeypatch.setattr("sys.argv", ["generate.py", "Кот"])
+    defaults = generate.arguments()
+    assert read.do_sample is True
+    assert (read.temperature, read.top_p) == (defaults.temperature, defaults.top_p)
+    assert read.eos_token_id == models.load(base).config.eos_token_id
+
+
+def test_what_a_base_says_of_generation_changes_nothing_here(tiny_base, tmp_path):
+    base = normalised(tiny_base, tmp_path)
+    how = sampling.Sampling(30, temperature=0)
+    tokenizer = tokens.load_tokenizer(base)
+    before = sampling.continue_text(models.load(base), tokenizer, "Кот", how, 0)
+    path = base / "generation_config.json"
+    files.write_json(path, files.read_json(path) | {"no_repeat_ngram_size": 1, "suppress_tokens": before.ids[:1]})
+    assert sampling.continue_text(models.load(base), tokenizer, "Кот", how, 0) == before
 
 
 def test_parameters_count_the_tied_matrix_once():

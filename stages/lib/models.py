@@ -18,7 +18,7 @@ from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 from yaml import YAMLError
 
@@ -40,6 +40,9 @@ FILES = (
     "vocab.json",
     "merges.txt",
 )
+# How other tools write with a tuned model unless they are told otherwise: as generate.py does. Without, they would take
+# the likeliest token every time, and go round in circles.
+WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 _FUSED = {"gelu_new": "gelu_pytorch_tanh"}
 # White space, marks of their own, characters of one to four bytes: what a lossy tokenizer would change.
 _PROBE = f" a  b\t\n\nЁё й и\u0306 e\u0301 don't 12,345.6\u00a0🐈 {BOUNDARY} "
@@ -54,7 +57,10 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
     if not (Path(folder) / "model.safetensors").exists():
         raise UserError(f"{folder} holds no model yet: run dvc repro")
     config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
-    return _read(folder, config)[0].eval()
+    model = _read(folder, config)[0]
+    # What the folder says of generation is for other tools: here it would fill in whatever a command leaves open.
+    model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
+    return model.eval()
 
 
 def create(config: GPT2Config) -> GPT2LMHeadModel:
@@ -212,8 +218,11 @@ def save_tuned(model: GPT2LMHeadModel, base: str | Path, folder: str | Path) -> 
     """
     with files.new_folder(folder) as partial:
         save(model, partial)
-        for name in ("config.json", "generation_config.json", "tokenizer.json", "tokenizer_config.json"):
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
             shutil.copyfile(Path(base) / name, partial / name)
+        generation = files.read_json(Path(base) / "generation_config.json")
+        generation.pop("_from_model_config", None)
+        files.write_json(partial / "generation_config.json", generation | WRITING)
 
 
 @contextmanager
