@@ -115,6 +115,7 @@ def writes(ids):
     [
         (("река",), "Ёж и 🐈‍⬛ у "),
         (("нет такого",), None),
+        (("реки. Ночью",), None),  # held back to the end, and then handed on
         (("у реки ночью", "у"), "Ёж и 🐈‍⬛ "),  # the shorter one comes true first
         (("и 🐈‍⬛",), "Ёж "),  # of several tokens, some of which are parts of characters
         (("\n",), "Ёж и 🐈‍⬛ у река."),
