@@ -4,11 +4,13 @@ import ast
 import copy
 import json
 import re
+import shutil
 import xml.etree.ElementTree as ElementTree
 
+import numpy as np
 import pytest
 import yaml
-from conftest import HOME, ran
+from conftest import HOME, TEXTS, make_base, ran, tiny_project
 
 from stages import report
 from stages.lib import advice, files, pictures
@@ -339,3 +341,23 @@ def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):
     assert sample["base"]["copied"] == []
     assert f"<mark>{copied}</mark>" in project.path("logs/report.html").read_text(encoding="utf-8")
     assert project.json("logs/evaluate.json")["tuned"]["samples"]["copied"] > 0
+
+
+def test_a_corpus_learned_by_heart_is_warned_of(tiny_base, tmp_path):
+    """Random words, so that nothing but the training documents themselves can teach how they go on."""
+    project = tiny_project(tmp_path / "project", tiny_base)
+    shutil.rmtree(project.path("model/embedded"))
+    make_base(project.path("model/embedded"), context=160)
+    random, words = np.random.default_rng(0), " ".join(TEXTS).split()
+    project.write_corpus([" ".join(random.choice(words, 50)) for _ in range(16)])
+    project.set(tokenize__max_length="160", train__epochs="60", train__learning_rate="1e-2", train__keep="last")
+    project.set(validate__test_fraction="0.2", evaluate__held_out_prompts="0", evaluate__new_tokens="2")
+    output = project.ok("dvc", "repro")
+    figures = project.json("logs/evaluate.json")
+    copying = figures["tuned"]["copying"]
+    assert copying["training"]["prompts"] > 5
+    assert copying["held_out"]["prompts"] > 0
+    assert copying["training"]["share_copied"] > 0.5
+    assert copying["held_out"]["share_copied"] == 0.0
+    assert figures["base"]["copying"]["training"]["share_copied"] == 0.0
+    assert "! Memorised: given their beginnings, the model goes on word for word" in output
