@@ -11,7 +11,8 @@ OUTPUT = Path("model/base")
 
 def main() -> None:
     """Write `model/base/` and, in `provenance.json`, where it came from."""
-    settings = params.load().base
+    everything = params.load()
+    settings = everything.base
     if settings.hub:
         download = hub.download(settings.hub, settings.revision)
         name, source, commit, licence = settings.hub, download.folder, download.commit, download.licence
@@ -19,6 +20,8 @@ def main() -> None:
         name, source, commit, licence = settings.folder, Path(settings.folder), None, None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
+    # Nothing that is stored depends on these settings: they are refused here because here the work begins.
+    everything.check_context(models.read_config(source, name).n_positions)
     with files.new_folder(OUTPUT) as folder:
         models.normalise(source, name, folder)
         provenance = {

@@ -28,7 +28,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
-        "python": platform.python_version(),
+        "python": ".".join(platform.python_version_tuple()[:2]),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 

@@ -91,7 +91,7 @@ def normalise(source: str | Path, name: str, folder: Path) -> None:
     the model. Raises UserError when it is no GPT-2, has no safetensors, lacks weights, or lacks `<|endoftext|>`.
     """
     source = Path(source)
-    config = _read_config(source, name)
+    config = read_config(source, name)
     if not any(source.glob("model*.safetensors")):
         raise UserError(f"{name} has no model.safetensors: convert its weights first; pickles are never read")
     try:
@@ -107,7 +107,8 @@ def normalise(source: str | Path, name: str, folder: Path) -> None:
     save(model, folder)
 
 
-def _read_config(source: Path, name: str) -> GPT2Config:
+def read_config(source: Path, name: str) -> GPT2Config:
+    """The configuration of the GPT-2 in `source`, which the user calls `name`. Raises UserError when it is no GPT-2."""
     path = source / "config.json"
     if not path.exists():
         raise UserError(f"{name} has no config.json: it must be a Hugging Face model folder")
