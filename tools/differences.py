@@ -21,9 +21,10 @@ from stages.lib import cli
 LOCK = "dvc.lock"
 TRAINING = "logs/train.json"
 # How far a figure may be from the committed one, relative to it, where another kind of machine made it. Counts and
-# settings are the same everywhere; the base model is scored in float32 and only the order of sums differs; training
-# goes another way from the first rounding on, so that its result differs about as much as with another seed.
-# A figure that is not here (shares among a few samples, the texts drawn) may be anything.
+# settings are the same everywhere. The base model is scored in float32, where only the order of sums differs: 1e-7 was
+# seen between AVX2 and AVX-512. Training goes another way from the first rounding on: on the sample corpus one thread
+# against two made 3e-5 of the tuned model's bits per byte, float32 against bfloat16 7e-5, another seed 5e-4.
+# A figure that is not here (shares among a few samples, texts drawn) may be anything.
 TOLERANCES = {
     TRAINING: {
         "steps": 0.0,
@@ -31,18 +32,18 @@ TOLERANCES = {
         "learning_rate": 0.0,
         "parameters": 0.0,
         "trained_parameters": 0.0,
-        "validation_bits_per_byte": 0.01,
+        "validation_bits_per_byte": 0.005,
     },
     "logs/evaluate.json": {
         "documents": 0.0,
         "bytes": 0.0,
         "tokens": 0.0,
         "words": 0.0,
-        "base.nats": 1e-4,
-        "base.bits_per_byte": 1e-4,
-        "base.perplexity": 1e-3,
-        "tuned.nats": 0.01,
-        "tuned.bits_per_byte": 0.01,
+        "base.nats": 1e-5,
+        "base.bits_per_byte": 1e-5,
+        "base.perplexity": 1e-4,
+        "tuned.nats": 0.005,
+        "tuned.bits_per_byte": 0.005,
     },
 }
 ABSENT = "not there"
