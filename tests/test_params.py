@@ -38,7 +38,18 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
-        ("  epochs: 3 ", "  epocs: 3 ", "train.epocs is no known key"),
+        ("  epochs: 3 ", "  epocs: 3 ", "train.epocs is no known key (its value: 3): is train.epochs meant?"),
+        (
+            "  split_seed: 0",
+            "  split_sed: 0",
+            "validate.split_sed is no known key (its value: 0): is validate.split_seed meant?",
+        ),
+        ("report:\n", "raport: 5\nreport:\n", "raport is no known key (its value: 5): is report meant?"),
+        (
+            "  hub: null",
+            "  hub: null\n  foo: [1, 2]",
+            "(its value: [1, 2]): known are base.folder, base.hub, base.revision",
+        ),
         ("  epochs: 3 ", "  epochs: five ", "train.epochs is 'five', but must be a valid integer"),
         ("  epochs: 3 ", "  epochs: 2.5 ", "train.epochs is 2.5, but must be a valid integer"),
         ("  epochs: 3 ", "  epochs: true ", "train.epochs is True, but must be a valid integer"),

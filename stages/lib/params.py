@@ -6,7 +6,9 @@ checked whichever stage reads it, so a mistake anywhere stops the first stage th
 
 from __future__ import annotations
 
+import difflib
 import re
+import reprlib
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -194,7 +196,7 @@ def _explain(error: ValidationError) -> str:
     for one in error.errors():
         key = ".".join(str(part) for part in one["loc"] if part not in _TYPES)
         if one["type"] == "extra_forbidden":
-            problem = "is no known key"
+            problem = f"is no known key (its value: {reprlib.repr(one['input'])}): {_likely(one['loc'])}"
         elif one["type"] == "missing":
             problem = "is missing"
         else:
@@ -202,6 +204,17 @@ def _explain(error: ValidationError) -> str:
             problem = given + one["msg"].removeprefix("Value error, ").replace("Input should be", "but must be")
         problems.setdefault(key, []).append(problem)
     return "; ".join(f"{key} {_join(found)}" for key, found in problems.items())
+
+
+def _likely(path: tuple[int | str, ...]) -> str:
+    """What may have been meant by a key that the schema does not have."""
+    *sections, key = (str(part) for part in path)
+    fields = Params.model_fields
+    for section in sections:
+        fields = {field.alias or name: field for name, field in fields.items()}[section].annotation.model_fields
+    known = [field.alias or name for name, field in fields.items()]
+    names = [".".join((*sections, name)) for name in (difflib.get_close_matches(key, known, 1) or known)]
+    return f"is {names[0]} meant?" if len(names) == 1 else f"known are {', '.join(names)}"
 
 
 def _join(found: list[str]) -> str:

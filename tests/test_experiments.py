@@ -1,0 +1,155 @@
+"""Experiments as the README tells of them, with the real dvc."""
+
+import json
+import shutil
+import subprocess
+import time
+
+import pytest
+from conftest import ONE_THREAD, Project, environment, hashes, ran
+
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("experiments")]  # they look at the same experiments
+
+
+@pytest.fixture(scope="module")
+def lab(reproduced, tmp_path_factory):
+    """A project in which experiments were run in each of the ways there are, and which is back where it was."""
+    folder = tmp_path_factory.mktemp("lab") / "project"
+    shutil.copytree(reproduced.folder, folder, symlinks=True)
+    project = Project(folder, **ONE_THREAD)
+    project.before = hashes(project)
+    project.ran = {"fewer": ran(project.ok("dvc", "exp", "run", "-n", "fewer", "-S", "train.epochs=1"))}
+    project.figures = {"fewer": project.json("logs/evaluate.json")}
+    project.ok("git", "checkout", ".")
+    project.ok("dvc", "checkout")
+    project.ran["apart"] = ran(
+        project.ok("dvc", "exp", "run", "--temp", "-n", "apart", "-S", "train.learning_rate=5e-5")
+    )
+    return project
+
+
+def shown(project):
+    """The experiments as `dvc exp show` has them: name to settings and figures."""
+    (workspace, head) = json.loads(project.ok("dvc", "exp", "show", "--json"))
+    return {one["name"]: one["revs"][0]["data"] for one in head["experiments"]} | {
+        "HEAD": head["data"],
+        "workspace": workspace["data"],
+    }
+
+
+def figure(data, path, *keys):
+    value = data["metrics"][path]["data"]
+    for key in keys:
+        value = value[key]
+    return value
+
+
+def settings(data, section):
+    return data["params"]["params.yaml"]["data"][section]
+
+
+def test_only_the_stages_that_a_setting_touches_run(lab):
+    assert lab.ran == {name: ["train", "evaluate", "report"] for name in ("fewer", "apart")}
+
+
+def test_the_way_back_leads_to_the_last_commit(lab):
+    """After an experiment in the workspace and one apart from it."""
+    assert hashes(lab) == lab.before
+    assert lab.ok("git", "status", "--porcelain") == ""
+    assert lab.run("dvc", "status", "-q").returncode == 0
+    assert lab.ok("dvc", "data", "status").strip() == "No changes."
+
+
+def test_the_table_has_each_experiment_with_its_setting_and_figures(lab):
+    table = shown(lab)
+    assert settings(table["HEAD"], "train")["epochs"] == 3
+    assert settings(table["fewer"], "train")["epochs"] == 1
+    assert settings(table["apart"], "train")["learning_rate"] == 5e-5
+    assert figure(table["apart"], "logs/train.json", "learning_rate") == 5e-5  # a number all the way
+    assert figure(table["fewer"], "logs/evaluate.json", "tuned") == lab.figures["fewer"]["tuned"]
+    steps = {name: figure(data, "logs/train.json", "steps") for name, data in table.items()}
+    assert steps["fewer"] * 3 == steps["apart"] == steps["HEAD"] == steps["workspace"]
+    words = lab.ok("dvc", "exp", "show", "--only-changed", "--md").splitlines()[0]
+    assert "train.epochs" in words
+    assert "train.batch_size" not in words
+
+
+def test_two_experiments_are_compared(lab):
+    compared = json.loads(lab.ok("dvc", "exp", "diff", "fewer", "apart", "--json"))
+    changed = compared["params"]["params.yaml"]
+    assert changed["train.epochs"] == {"old": 1, "new": 3, "diff": 2}
+    assert changed["train.learning_rate"] == {"old": 0.001, "new": 5e-5, "diff": 5e-5 - 0.001}
+    table = shown(lab)
+    old, new = (figure(table[name], "logs/evaluate.json", "tuned", "bits_per_byte") for name in ("fewer", "apart"))
+    assert compared["metrics"]["logs/evaluate.json"]["tuned.bits_per_byte"] == {
+        "old": old,
+        "new": new,
+        "diff": new - old,
+    }
+
+
+def test_their_curves_stand_side_by_side(lab):
+    drawn = json.loads(lab.ok("dvc", "plots", "diff", "--json", "HEAD", "fewer"))["data"]
+    points = drawn["logs/validation.tsv"][0]["content"]["data"]["values"]
+    assert {point["rev"] for point in points} == {"HEAD", "fewer"}
+    assert len([point for point in points if point["rev"] == "HEAD"]) == 4  # before training, and after each epoch
+    assert len([point for point in points if point["rev"] == "fewer"]) == 2
+    assert {picture["revisions"][0] for picture in drawn["logs/curves.svg"]} == {"HEAD", "fewer"}
+
+
+def test_an_experiment_is_taken_over(lab):
+    lab.ok("dvc", "exp", "apply", "fewer")
+    assert lab.json("logs/evaluate.json") == lab.figures["fewer"]
+    assert lab.run("dvc", "status", "-q").returncode == 0
+    changed = json.loads(lab.ok("dvc", "params", "diff", "--json"))
+    assert changed == {"params.yaml": {"train.epochs": {"old": 3, "new": 1, "diff": -2}}}
+    metrics = json.loads(lab.ok("dvc", "metrics", "diff", "--json"))
+    assert metrics["logs/train.json"]["steps"]["old"] == 3 * metrics["logs/train.json"]["steps"]["new"]
+    lab.ok("git", "checkout", ".")
+    lab.ok("dvc", "checkout")
+    assert hashes(lab) == lab.before
+
+
+def test_an_experiment_becomes_a_branch(lab):
+    lab.ok("dvc", "exp", "branch", "apart", "slower")
+    assert "learning_rate: 5e-05" in lab.ok("git", "show", "slower:params.yaml")
+    lab.ok("git", "checkout", "-q", "slower")
+    lab.ok("dvc", "checkout")
+    assert lab.json("logs/train.json")["learning_rate"] == 5e-5
+    assert lab.run("dvc", "status", "-q").returncode == 0
+    lab.ok("git", "checkout", "-q", "main")
+    lab.ok("dvc", "checkout")
+    assert hashes(lab) == lab.before
+
+
+def test_a_grid_waits_in_the_queue_and_runs_from_it(lab):
+    lab.ok("dvc", "exp", "run", "--queue", "-S", "train.learning_rate=1e-4,3e-4", "-S", "train.epochs=1")
+    assert lab.ok("dvc", "queue", "status").count("Queued") == 2
+    # Not captured: the worker that it starts keeps these streams and goes on after it.
+    subprocess.run(
+        lab._words(("dvc", "queue", "start")),
+        cwd=lab.folder,
+        env=environment(**lab.env),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        check=True,
+    )
+    deadline = time.monotonic() + 300
+    while (status := lab.ok("dvc", "queue", "status")).count("Success") < 2:
+        assert "Failed" not in status
+        assert time.monotonic() < deadline, status
+        time.sleep(2)
+    rates = {
+        figure(data, "logs/train.json", "learning_rate")
+        for data in shown(lab).values()
+        if settings(data, "train")["epochs"] == 1
+    }
+    assert rates == {1e-3, 1e-4, 3e-4}
+    assert hashes(lab) == lab.before
+    lab.ok("dvc", "queue", "remove", "--all")
+
+
+def test_an_experiment_is_removed(lab):
+    lab.ok("dvc", "exp", "remove", "fewer")
+    assert "fewer" not in shown(lab)
+    assert "apart" in shown(lab)
