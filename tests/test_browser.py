@@ -12,8 +12,7 @@ import pytest
 from conftest import environment
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-# One process for all: each would start a browser and make a run of its own.
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("browser")]
+pytestmark = pytest.mark.slow
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WIDE, PHONE = {"width": 1200, "height": 900}, {"width": 360, "height": 740}

@@ -181,5 +181,5 @@ def test_the_pipeline_runs_from_a_subfolder(project):
     project.set(report__title="Another title")
     inside = Project(project.path("stages"), **project.env)
     dvc = str(Path(sys.executable).with_name("dvc"))  # as it is typed; python -m dvc would find stages/tokenize.py
-    assert "Running stage 'report'" in inside.ok(dvc, "repro", "../dvc.yaml")
+    assert "Running stage '../dvc.yaml:report'" in inside.ok(dvc, "repro", "../dvc.yaml")
     assert "<title>Another title" in project.path("logs/report.html").read_text(encoding="utf-8")

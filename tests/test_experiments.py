@@ -8,7 +8,7 @@ import time
 import pytest
 from conftest import ONE_THREAD, Project, environment, hashes, ran
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("experiments")]  # they look at the same experiments
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

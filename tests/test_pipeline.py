@@ -245,8 +245,9 @@ def test_a_learning_rate_given_to_dvc_is_used_as_a_number(project):
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        ("+train.epocs=5", "train.epocs is no known key"),
-        ("train.epochs=five", "train.epochs is 'five'"),
+        ("+train.epocs=5", "train.epocs is no known key (its value: 5): is train.epochs meant?"),
+        ("train.epochs=five", "train.epochs is 'five', but must be a valid integer"),
+        ("train.batch_size=-2", "train.batch_size is -2, but must be greater than or equal to 1"),
         ("tokenize.max_length=100000", "the base model sees 64 tokens at most"),
         ("evaluate.stride=64", "evaluate.stride is 64, but must be below the 64 tokens"),
     ],
@@ -256,6 +257,18 @@ def test_a_mistake_in_an_experiment_is_one_line(project, change, expected):
     lines = [line for line in error.splitlines() if line.startswith("error:")]
     assert len(lines) == 1
     assert expected in lines[0]
+
+
+def test_rows_longer_than_the_base_sees_are_refused_before_any_work(tiny_base, tmp_path):
+    project = tiny_project(tmp_path / "project", tiny_base)
+    project.set(tokenize__max_length="100000")
+    result = project.run("dvc", "repro")
+    assert result.returncode != 0
+    assert (
+        "error: params.yaml: tokenize.max_length is 100000, but the base model sees 64 tokens at most" in result.stderr
+    )
+    assert ran(result.stdout) == ["base"]
+    assert not project.path("model/base").exists()
 
 
 def test_after_a_failed_stage_the_printed_line_brings_the_outputs_back(project):

@@ -208,6 +208,7 @@ def test_what_is_committed_comes_out_again(project):
     assert hashes(project) == before
 
 
+@pytest.mark.slow
 def test_a_lock_that_was_accepted_without_a_run_is_not_reproduced(project, tmp_path):
     lock = project.path("dvc.lock").read_text(encoding="utf-8")
     old = (
@@ -231,6 +232,7 @@ def test_a_lock_that_was_accepted_without_a_run_is_not_reproduced(project, tmp_p
     assert Project(tmp_path / "made").json("logs/train.json")["steps"] < project.json("logs/train.json")["steps"]
 
 
+@pytest.mark.slow
 def test_without_git_and_on_another_kind_of_machine_the_figures_agree(project):
     """As from a zip archive; and with kernels for a processor of another kind."""
     shutil.rmtree(project.path(".git"))
