@@ -93,7 +93,7 @@ class Answer(BaseHTTPRequestHandler):
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
     made = copy_project(tmp_path_factory.mktemp("project"), OMP_NUM_THREADS="1")
-    made.set(base__hub=NAME)
+    made.set(base__hub=NAME, tokenize__max_length="64")
     return made
 
 
