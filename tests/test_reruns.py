@@ -11,6 +11,8 @@ from test_pipeline import imported_modules
 
 from stages.lib import files
 
+pytestmark = pytest.mark.slow
+
 MODULES = sorted(path.relative_to(HOME) for path in (HOME / "stages").rglob("*.py"))
 TEMPLATES = sorted(path.relative_to(HOME) for path in (HOME / "stages/templates").iterdir())
 
@@ -86,7 +88,6 @@ def changing(reproduced, tmp_path_factory):
     return Project(folder, **ONE_THREAD)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "value", "expected"),
     [
@@ -102,14 +103,12 @@ def test_a_setting_reruns_its_stage_and_what_that_changes(changing, setting, val
     assert ran(changing.ok("dvc", "repro")) == expected
 
 
-@pytest.mark.slow
 def test_the_corpus_under_another_name_reruns_no_training(changing):
     shutil.copy(changing.path("data/my_corpus.jsonl"), changing.path("data/other.jsonl"))
     changing.set(corpus__path="data/other.jsonl")
     assert ran(changing.ok("dvc", "repro")) == ["validate", "report"]
 
 
-@pytest.mark.slow
 def test_a_setting_that_was_there_before_takes_what_it_made_then(changing):
     """From the run-cache: what DVC has seen made from the same inputs, it does not make again."""
     changing.set(corpus__path="data/my_corpus.jsonl", report__title="One more title", train__seed="7")
@@ -125,20 +124,17 @@ def test_a_setting_that_was_there_before_takes_what_it_made_then(changing):
     assert files.sha256(changing.path("model/finetuned/model.safetensors")) == weights
 
 
-@pytest.mark.slow
 def test_new_lines_in_the_corpus_rerun_what_reads_them(changing):
     changing.write_corpus([*many_texts(), *(f"Новый текст, которого раньше не было: {n}." for n in range(9))])
     assert ran(changing.ok("dvc", "repro")) == ["validate", "tokenize", "train", "evaluate", "report"]
 
 
-@pytest.mark.slow
 def test_a_line_that_repeats_another_trains_nothing(changing):
     text = changing.path("data/my_corpus.jsonl").read_text(encoding="utf-8")
     changing.path("data/my_corpus.jsonl").write_text(text + text.splitlines()[0] + "\n", encoding="utf-8")
     assert ran(changing.ok("dvc", "repro")) == ["validate", "report"]
 
 
-@pytest.mark.slow
 def test_other_weights_with_the_same_vocabulary_tokenize_nothing(changing):
     make_base(changing.path("model/embedded"), seed=1)
     assert ran(changing.ok("dvc", "repro")) == ["base", "train", "evaluate", "report"]
