@@ -12,6 +12,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.lib import advice, cli, files, params, pictures
+from stages.lib.places import Places
 from stages.lib.words import Words
 
 LOGS = Path("logs")
@@ -20,6 +21,7 @@ FIGURES = ("validate", "tokenize", "train", "evaluate")
 TABLES = ("lengths", "train_loss", "validation", "documents")
 SAMPLES = LOGS / "samples.jsonl"
 BASE = Path("model/base/provenance.json")
+PLACES = Path("data/validated/files.tsv")
 PAGE, CURVES, CARD = LOGS / "report.html", LOGS / "curves.svg", Path("model/MODEL_CARD.md")
 LISTED = 10  # documents in each of the lists of those that gained most and least
 TABLE_WIDTH = 26
@@ -30,7 +32,7 @@ def main() -> None:
     settings = params.load()
     figures = {name: LOGS / f"{name}.json" for name in FIGURES}
     tables = {name: LOGS / f"{name}.tsv" for name in TABLES}
-    files.need(*figures.values(), *tables.values(), SAMPLES, BASE)
+    files.need(*figures.values(), *tables.values(), SAMPLES, BASE, PLACES)
     words = Words(settings.report.language)
     facts: dict[str, Any] = {name: files.read_json(path) for name, path in figures.items()}
     facts |= {name: files.read_tsv(path) for name, path in tables.items()}
@@ -40,6 +42,7 @@ def main() -> None:
         "base": files.read_json(BASE),
         "samples": [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()],
         "change": _change(facts["evaluate"]),
+        "place": Places.read(PLACES).short,
     }
     facts |= {"warnings": advice.warnings(facts, words), "next_steps": list(advice.next_steps(facts, words))}
     environment = page_environment(words)

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from stages.lib import cli, corpus, documents, duplicates, files, leakage, lines, memory, parallel, params
+from stages.lib.places import Places
 
 OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
@@ -26,17 +27,17 @@ def main() -> None:
     settings = params.load()
     path = settings.corpus.path
     with files.new_folder(OUTPUT) as folder, files.new_file(REJECTED) as rejected:
-        figures, histogram = validated(settings, folder, rejected)
+        figures, histogram, places = validated(settings, folder, rejected)
         figures["leakage"] = leaking(folder)
     files.write_tsv(LENGTHS, ["from", "to", "documents"], histogram)
     files.write_json(FIGURES, figures)
-    _summary(path, figures)
+    _summary(path, figures, places)
 
 
 def validated(
     settings: params.Params, folder: Path, rejected_path: Path
-) -> tuple[dict[str, Any], list[tuple[int, int, int]]]:
-    """Fill `folder` and the file of rejected lines; return figures, and the histogram of lengths."""
+) -> tuple[dict[str, Any], list[tuple[int, int, int]], Places]:
+    """Fill `folder` and the file of rejected lines; return figures, the histogram of lengths, and where lines stand."""
     memory.keep_freed()
     path, rules = settings.corpus.path, settings.validate_
     total = lines.size(path)
@@ -47,7 +48,7 @@ def validated(
         found = parser.parse(block)
         return found, duplicates.keys_of(found.texts, found.unusual)
 
-    tally = _Tally(path)
+    tally = _Tally(path, reader.places)
     first_lines, description = duplicates.FirstLines(), corpus.Description()
     with (
         corpus.Writer(folder) as writer,
@@ -62,7 +63,10 @@ def validated(
             tally.add(found)
             for line, error, content in found.problems:
                 text = content.decode("utf-8", errors="backslashreplace")
-                rejected.write(files.to_json_line({"line": line, "reason": str(error), "content": text}))
+                place = reader.places.full(line)
+                rejected.write(
+                    files.to_json_line({"line": line, "place": place, "reason": str(error), "content": text})
+                )
             texts, numbers = found.texts, found.lines
             if len(texts):
                 firsts = first_lines.add(keys, numbers)
@@ -80,6 +84,7 @@ def validated(
             raise cli.UserError(tally.bad_lines())
     if not writer.documents["train"]:
         raise cli.UserError(tally.nothing_to_train_on(any(writer.documents.values())))
+    reader.places.write(folder / "files.tsv")
     del first_lines  # what follows needs memory of its own
     figures = {
         **tally.figures(kept=sum(writer.documents.values())),
@@ -95,14 +100,15 @@ def validated(
         **description.extremes(),
         "scripts": description.scripts(),
     }
-    return figures, description.histogram()
+    return figures, description.histogram(), reader.places
 
 
 class _Tally:
     """What became of the lines that are no documents."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, places: Places) -> None:
         self._path = path
+        self._places = places
         self.lines = self.blank = self.duplicates = self.windows_line_ends = 0
         self.problems: Counter[str] = Counter()  # by kind
         self._first: list[str] = []
@@ -115,7 +121,7 @@ class _Tally:
         for line, error, _ in found.problems:
             self.problems[error.kind] += 1
             if len(self._first) < SHOWN:
-                self._first.append(f"{self._path}, line {line}: {error}")
+                self._first.append(f"{self._places.full(line)}: {error}")
 
     def figures(self, kept: int) -> dict[str, Any]:
         """The sums: lines = kept + duplicates + rejected + blank."""
@@ -172,7 +178,7 @@ def leaking(folder: Path) -> dict[str, Any]:
     }
 
 
-def _summary(path: str, figures: dict) -> None:
+def _summary(path: str, figures: dict, places: Places) -> None:
     counts = ", ".join(f"{figures[name]} {name}" for name in ("kept", "duplicates", "rejected", "blank"))
     cli.say(f"validate: {path}: {figures['lines']} lines: {counts}")
     for kind, count in figures["rejected_by_kind"].items():
@@ -190,12 +196,12 @@ def _summary(path: str, figures: dict) -> None:
     )
     for name in ("shortest", "longest"):
         one = figures[f"{name}_documents"][0]
-        cli.say(f"  the {name}: {one['characters']} characters, line {one['line']}")
+        cli.say(f"  the {name}: {one['characters']} characters, line {places.short(one['line'])}")
     scripts = ", ".join(f"{share:.1%} {name}" for name, share in figures["scripts"].items())
     cli.say(f"  letters: {scripts or 'none'}")
     leaking = figures["leakage"]
     if leaking["leaking_documents"]:
-        worst = ", ".join(str(one["line"]) for one in leaking["worst"])
+        worst = ", ".join(places.short(one["line"]) for one in leaking["worst"])
         cli.say(
             f"  leakage: {leaking['leaking_documents']} of {leaking['examined_documents']} held-out documents share a "
             f"run of {leaking['run_of_words']} words with training documents; the worst: line {worst}"

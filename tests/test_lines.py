@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from stages.lib import documents, lines
 from stages.lib.cli import UserError
+from stages.lib.places import Places
 
 LIMIT = 10_000
 
@@ -117,8 +118,93 @@ def test_an_empty_file_has_no_lines(tmp_path):
     assert read(path) == b""
 
 
-def test_a_folder_or_nothing_at_all_is_one_line(tmp_path):
-    with pytest.raises(UserError, match="is a folder"):
-        lines.size(tmp_path)
+def test_nothing_at_all_is_one_line(tmp_path):
     with pytest.raises(UserError, match="is not there"):
         lines.size(tmp_path / "corpus.jsonl")
+
+
+# A folder
+
+
+def folder_of(path, **contents):
+    for name, content in contents.items():
+        file = path / name.replace("__", "/").replace("_", ".")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix in lines.COMPRESSED:
+            pack(file, content)
+        else:
+            file.write_bytes(content)
+    return path
+
+
+def test_the_lines_of_a_folder_are_those_of_its_files_in_the_order_of_their_names(tmp_path):
+    contents = {
+        "b_jsonl": b"3\n\n5",  # no line end at the end
+        "a__z_jsonl_gz": b"1\r\n2\n",
+        "c_jsonl": b"",
+        "d_jsonl_zst": b"6\n",
+        "_hidden_jsonl": b"no\n",
+        "_git__also_jsonl": b"no\n",
+    }
+    folder = folder_of(tmp_path, **contents)
+    reader = lines.Reader(folder, LIMIT)
+    found = [(block.number, block.content) for block in reader]
+    assert found == [(1, b"1\r\n2\n"), (3, b"3\n\n"), (5, b"5"), (6, b"6\n")]
+    assert [reader.places.full(number) for number in range(1, 7)] == [
+        f"{folder}/{place}"
+        for place in (
+            "a/z.jsonl.gz, line 1",
+            "a/z.jsonl.gz, line 2",
+            "b.jsonl, line 1",
+            "b.jsonl, line 2",
+            "b.jsonl, line 3",
+            "d.jsonl.zst, line 1",
+        )
+    ]
+    assert reader.position == lines.size(folder)
+    reader.places.write(tmp_path / "files.tsv")
+    read = Places.read(tmp_path / "files.tsv")
+    assert [read.full(number) for number in range(1, 7)] == [reader.places.full(number) for number in range(1, 7)]
+    assert read.short(4) == f"{folder}/b.jsonl:2"
+
+
+def test_one_file_needs_no_name_in_front_of_its_lines(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b"1\n2\n")
+    reader = lines.Reader(path, LIMIT)
+    list(reader)
+    assert (reader.places.full(2), reader.places.short(2)) == (f"{path}, line 2", "2")
+
+
+@given(
+    st.lists(st.lists(st.sampled_from([b"a", b"", b"0" * 30]), max_size=4), min_size=1, max_size=5), st.integers(2, 9)
+)
+def test_every_line_of_every_file_is_counted_once(files, block):
+    with tempfile.TemporaryDirectory() as name, pytest.MonkeyPatch.context() as patch:
+        folder = Path(name)
+        expected = []
+        for number, parts in enumerate(files):
+            file = folder / f"{number}.jsonl"
+            file.write_bytes(b"\n".join(parts))
+            expected += [(f"{file}, line {at}", line) for at, line in enumerate(file.read_bytes().splitlines(), 1)]
+        patch.setattr(lines, "_BLOCK", block)
+        reader = lines.Reader(folder, 20)
+        found = {}
+        for one in reader:
+            for number, line in enumerate(one.content.splitlines(), one.number):
+                found[number] = line
+        assert list(found) == list(range(1, len(expected) + 1))
+        assert [(reader.places.full(number), line[:20]) for number, line in found.items()] == [
+            (place, line[:20]) for place, line in expected
+        ]
+
+
+def test_another_kind_of_file_in_the_folder_is_not_left_out_in_silence(tmp_path):
+    folder_of(tmp_path, a_jsonl=b"{}\n", notes_md=b"# Notes\n")
+    with pytest.raises(UserError, match=r"notes\.md is none of \.jsonl, \.jsonl\.gz, \.jsonl\.zst: take it out of"):
+        lines.size(tmp_path)
+
+
+def test_a_folder_with_nothing_in_it_is_one_line(tmp_path):
+    with pytest.raises(UserError, match="holds no file: put your texts there, as"):
+        lines.size(tmp_path)

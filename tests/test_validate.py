@@ -98,11 +98,29 @@ def test_a_line_longer_than_allowed_stops_the_stage(project):
     assert "line 2: has 5012 bytes, but validate.max_line_bytes allows 1000" in error
 
 
-def test_a_missing_corpus_and_a_folder_are_one_line(project):
+def test_a_missing_corpus_and_an_empty_folder_are_one_line(project):
     project.path("data/my_corpus.jsonl").unlink()
     assert "data/my_corpus.jsonl is not there" in project.fails("python", "-m", "stages.validate")
     project.path("data/my_corpus.jsonl").mkdir()
-    assert "data/my_corpus.jsonl is a folder" in project.fails("python", "-m", "stages.validate")
+    assert "data/my_corpus.jsonl holds no file" in project.fails("python", "-m", "stages.validate")
+
+
+def test_a_bad_line_in_a_folder_is_named_by_its_file(project):
+    project.path("data/texts/more").mkdir(parents=True)
+    write(project, "\n".join(GOOD[:2]).encode(), "data/texts/b.jsonl")
+    write(project, gzip.compress(GOOD[2].encode() + b"\n{bad}\n"), "data/texts/more/c.jsonl.gz")
+    project.set(corpus__path="data/texts", **ALL_TO_TRAIN)
+    error = project.fails("python", "-m", "stages.validate")
+    assert "error: 1 bad line in data/texts: " in error
+    assert "data/texts/more/c.jsonl.gz, line 2: not JSON" in error
+    project.set(validate__on_error="skip")
+    output = project.ok("python", "-m", "stages.validate")
+    assert "the shortest: 7 characters, line data/texts/more/c.jsonl.gz:1" in output
+    (rejected,) = project.path("data/rejected.jsonl").read_text("utf-8").splitlines()
+    assert {"line": 4, "place": "data/texts/more/c.jsonl.gz, line 2", "content": "{bad}"}.items() <= json.loads(
+        rejected
+    ).items()
+    assert project.json("logs/validate.json")["lines"] == 4
 
 
 def test_a_damaged_archive_is_one_line(project):
@@ -183,7 +201,9 @@ def test_a_compressed_corpus_gives_what_the_plain_one_gives(project, name):
             file.write(plain)
     project.set(corpus__path=name)
     project.ok("python", "-m", "stages.validate")
-    assert outputs(project) == before
+    after = outputs(project)
+    assert after["data/validated"].pop("files.tsv") != before["data/validated"].pop("files.tsv")
+    assert after == before
 
 
 def test_leaking_documents_are_named_by_line(project):

@@ -49,10 +49,11 @@ class Source:
     def texts(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[tuple[int, str]]:
         """Yield line number and text of each document; `tell` hears of each line that is left out, and why."""
         parser = documents.Parser("text", LONGEST_LINE)
-        for block in lines.Reader(self.path, LONGEST_LINE):
+        reader = lines.Reader(self.path, LONGEST_LINE)
+        for block in reader:
             found = parser.parse(block)
             for line, error, _ in found.problems:
-                tell(f"left out: {self.path}, line {line}: {error}")
+                tell(f"left out: {reader.places.full(line)}: {error}")
             yield from zip(found.lines.tolist(), found.texts.to_pylist(), strict=True)
 
 
@@ -235,7 +236,7 @@ def main() -> None:
     command = work / "command.json"
     free_to_change = ("save_seconds", "evaluate", "documents")
     given = {name: str(value) for name, value in vars(args).items() if name not in free_to_change}
-    given["sha256"] = [files.sha256(source.path) for source in sources]
+    given["sha256"] = [files.sha256_of_tree(source.path) for source in sources]
     if command.exists() and json.loads(command.read_text()) != given:
         raise cli.UserError(f"{work} belongs to another command or other files: delete it, or give another --output")
     files.write_json(command, given)
