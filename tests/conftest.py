@@ -75,6 +75,7 @@ class Project:
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
         self.env = env
+        self.python = sys.executable
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -102,7 +103,7 @@ class Project:
         return subprocess.Popen(
             self._words(command),
             cwd=self.folder,
-            env=environment(**self.env, **env),
+            env=environment(**self.env | env),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -115,7 +116,7 @@ class Project:
         return subprocess.run(
             self._words(command),
             cwd=self.folder,
-            env=environment(**self.env, **env),
+            env=environment(**self.env | env),
             input=stdin,
             capture_output=True,
             text=True,
@@ -136,12 +137,11 @@ class Project:
         assert "Traceback" not in result.stdout + result.stderr, result.stderr
         return result.stderr
 
-    @staticmethod
-    def _words(command: tuple[str, ...]) -> list[str]:
+    def _words(self, command: tuple[str, ...]) -> list[str]:
         if command[0] == "python":
-            return [sys.executable, *command[1:]]
+            return [self.python, *command[1:]]
         if command[0] == "dvc":
-            return [sys.executable, "-m", "dvc", *command[1:]]
+            return [self.python, "-m", "dvc", *command[1:]]
         return list(command)
 
     def commit(self, message: str = "as it is") -> None:
