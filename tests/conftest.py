@@ -70,12 +70,17 @@ def environment(**more: str) -> dict[str, str]:
 
 
 class Project:
-    """A copy of the project in a folder of its own; its commands run with the environment variables `env` besides."""
+    """A copy of the project in a folder of its own.
+
+    Its commands run with the environment variables `env` besides, with `python`, and as another user where `as_user`
+    says so in the words of subprocess.Popen.
+    """
 
     def __init__(self, folder: Path, **env: str) -> None:
         self.folder = folder
         self.env = env
         self.python = sys.executable
+        self.as_user: dict[str, int | list[int]] = {}
 
     def path(self, name: str) -> Path:
         return self.folder / name
@@ -109,6 +114,7 @@ class Project:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
+            **self.as_user,
         )
 
     def run(self, *command: str, stdin: str = "", timeout: float = 600, **env: str) -> subprocess.CompletedProcess:
@@ -122,6 +128,7 @@ class Project:
             text=True,
             timeout=timeout,
             check=False,
+            **self.as_user,
         )
 
     def ok(self, *command: str, **more) -> str:

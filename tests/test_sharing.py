@@ -1,0 +1,472 @@
+"""Caches and their links, what dvc gc frees, where a corpus is kept, a colleague's day, and a newer template.
+
+What a user types is read from the README wherever it stands there.
+"""
+
+import gzip
+import hashlib
+import json
+import os
+import re
+import shlex
+import shutil
+import stat
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from conftest import HOME, ONE_THREAD, Project, hashes, many_texts, ran
+
+pytestmark = pytest.mark.slow
+
+GROUP, USERS = 61000, (61001, 61002)
+ELSEWHERE = Path("/dev/shm")  # a file system of its own wherever there is one
+MARK = "-".join(("Жужелица", "Xyzzy"))  # put together, so that no file of the project holds it, not even this one
+
+
+def block_of_the_readme(words):
+    """The one block of commands in the README that holds these words, line by line, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", (HOME / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = [block for block in blocks if words in block]
+    return [line.split(" #")[0].rstrip() for line in block.splitlines() if line.split("#")[0].strip()]
+
+
+def type_in(project, line):
+    """A line as a shell takes it: commands joined by &&; return what they printed."""
+    return "".join(project.ok(*shlex.split(command)) for command in line.split(" && "))
+
+
+def clone_of(source, folder):
+    source.ok("git", "clone", "-q", str(source.folder), str(folder))
+    return Project(folder, **ONE_THREAD)
+
+
+def lines_of(texts):
+    return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+
+
+def size_of_cache(project):
+    return sum(path.stat().st_size for path in project.path(".dvc/cache/files").rglob("*") if path.is_file())
+
+
+def assert_whole(cache):
+    """Every file of a cache still has the content that its name promises: nothing wrote through a link."""
+    files = [path for path in (cache / "files/md5").rglob("*") if path.is_file()]
+    assert len(files) > 20
+    for path in files:
+        assert hashlib.md5(path.read_bytes()).hexdigest() == (path.parent.name + path.name).removesuffix(".dir"), path
+
+
+# --- caches ---
+
+
+@pytest.fixture(scope="module")
+def public():
+    """A folder that every user may enter, unlike pytest's own."""
+    folder = Path(tempfile.mkdtemp(prefix="sharing-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def for_all(public):
+    """Environment variables by which any user has a Python with the packages of this one; None if there is none."""
+    if os.getuid() != 0:
+        return None
+    for python in (os.path.realpath(sys.executable), "/usr/bin/python3"):
+        folder = public / Path(python).name
+        folder.mkdir(exist_ok=True)
+        (folder / "python").unlink(missing_ok=True)
+        (folder / "python").symlink_to(python)
+        variables = {"PATH": f"{folder}:{os.environ['PATH']}", "PYTHONPATH": sysconfig.get_path("purelib")}
+        command = [folder / "python", "-c", "import torch, dvc"]
+        with suppress(PermissionError):
+            if subprocess.run(command, user=USERS[0], env=os.environ | variables, check=False).returncode == 0:
+                return variables
+    return None
+
+
+@pytest.fixture
+def users(reproduced, public, for_all):
+    """A function that gives the project to a user without root's powers, 0 or 1; both are in one group."""
+
+    def give(number):
+        home = Path(tempfile.mkdtemp(dir=public))
+        shutil.copytree(reproduced.folder, home / "project", symlinks=True)
+        if os.getuid() != 0:
+            if number:
+                pytest.skip("only root can act as two users")
+            return Project(home / "project", **ONE_THREAD)
+        if for_all is None:
+            pytest.skip("no Python that another user may run")
+        for path in (home, *home.rglob("*")):
+            os.chown(path, USERS[number], GROUP, follow_symlinks=False)
+        given = Project(home / "project", **ONE_THREAD, **for_all, HOME=str(home), LOGNAME=f"user{number}")
+        given.python = shutil.which("python", path=for_all["PATH"])
+        given.as_user = {"user": USERS[number], "group": GROUP, "extra_groups": [], "umask": 0o022}
+        return given
+
+    return give
+
+
+@pytest.mark.parametrize(("links", "elsewhere"), [("hardlink", False), ("symlink", False), ("hardlink,symlink", True)])
+def test_stages_and_generation_work_on_linked_and_read_only_outputs(links, elsewhere, users):
+    project = users(0)
+    cache = project.path(".dvc/cache")
+    if elsewhere:
+        cache = ELSEWHERE / project.folder.parent.name
+        if not ELSEWHERE.exists() or ELSEWHERE.stat().st_dev == project.folder.stat().st_dev:
+            pytest.skip("one file system only")
+    try:
+        if elsewhere:
+            project.ok("dvc", "cache", "dir", "--local", str(cache))
+            project.ok("cp", "-r", ".dvc/cache", str(cache))
+        project.ok("dvc", "config", "--local", "cache.type", links)
+        project.ok("dvc", "checkout", "--relink")
+        weights = project.path("model/finetuned/model.safetensors")
+        assert weights.is_symlink() == (elsewhere or links == "symlink")
+        assert elsewhere or links == "symlink" or weights.stat().st_nlink == 2
+        assert not weights.stat().st_mode & stat.S_IWUSR
+        before = hashes(project)
+
+        project.set(train__epochs="1")
+        output = project.ok("dvc", "repro", "--force", "--no-run-cache")
+        assert len(ran(output)) == 6
+        assert hashes(project)["model/finetuned"] != before["model/finetuned"]
+        assert project.ok("python", "generate.py", "Кот", "--tokens", "4")
+        assert_whole(cache)
+
+        project.ok("git", "checkout", "-q", ".")
+        project.ok("dvc", "checkout")
+        assert hashes(project) == before
+    finally:
+        if elsewhere:
+            shutil.rmtree(cache, ignore_errors=True)
+
+
+def test_two_users_share_a_cache(users, public):
+    one, two = users(0), users(1)
+    cache = public / "cache"
+    cache.mkdir()
+    os.chown(cache, 0, GROUP)
+    cache.chmod(0o2775)
+    for project in (one, two):
+        shutil.rmtree(project.path(".dvc/cache"))
+        for line in block_of_the_readme("cache.shared group"):
+            if "--relink" in line and project is one:
+                project.ok("dvc", "commit", "--force")  # what is there is in the shared cache
+            project.ok(*shlex.split(line.replace("/mnt/large/dvc-cache", str(cache))))
+    results = hashes(one)
+    shutil.rmtree(two.path("model/finetuned"))
+    two.path("logs/report.html").unlink()
+    two.ok("dvc", "checkout")
+    assert hashes(two) == results
+
+    two.set(train__epochs="1")
+    two.ok("dvc", "repro")
+    changed = hashes(two)
+    one.set(train__epochs="1")
+    assert ran(one.ok("dvc", "repro")) == []  # two has run it
+    assert hashes(one) == changed
+    one.set(train__epochs="2")
+    one.ok("dvc", "repro")
+    assert_whole(cache)
+
+
+# --- disk ---
+
+
+def weights_in_cache(project):
+    """Where the cache keeps the weights that the project has now."""
+    md5 = hashlib.md5(project.path("model/finetuned/model.safetensors").read_bytes()).hexdigest()
+    return project.path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
+
+
+def add_a_file(project, name):
+    """Something that this project alone has; return its hash as a path below a cache or a remote."""
+    project.path(name).write_text(f"what {project.folder.name} has\n", encoding="utf-8")
+    project.ok("dvc", "add", name)
+    project.commit(name)
+    md5 = hashlib.md5(project.path(name).read_bytes()).hexdigest()
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+def test_gc_keeps_and_frees_what_the_readme_says(project, tmp_path):
+    back, remove, collect = block_of_the_readme("dvc gc --all-branches")
+    assert remove == "dvc exp remove lower other"
+    older = weights_in_cache(project)
+    project.set(train__epochs="1")
+    project.ok("dvc", "repro")
+    project.commit("one epoch")
+    newest, results = weights_in_cache(project), hashes(project)
+    project.ok("dvc", "exp", "run", "--name", "other", "-S", "train.epochs=2")
+    other = weights_in_cache(project)
+    assert len({older, newest, other}) == 3
+
+    type_in(project, back)
+    assert hashes(project) == results
+    careless = tmp_path / "careless"
+    shutil.copytree(project.folder, careless, symlinks=True)
+
+    before = size_of_cache(project)
+    project.ok(*shlex.split(collect), "--force")
+    assert [path.exists() for path in (older, newest, other)] == [False, True, True]
+    assert size_of_cache(project) < before - newest.stat().st_size
+    project.ok("dvc", "exp", "remove", "other")
+    project.ok(*shlex.split(collect), "--force")
+    assert [path.exists() for path in (newest, other)] == [True, False]
+    assert ran(project.ok("dvc", "repro")) == []
+    assert hashes(project) == results
+
+    Project(careless, **ONE_THREAD).ok("dvc", "gc", "--workspace", "--force")
+    left = [careless / path.relative_to(project.folder) for path in (newest, other)]
+    assert [path.exists() for path in left] == [True, False]
+
+
+def test_gc_never_with_cloud_nor_alone_in_a_cache_that_others_share(project, tmp_path):
+    (*_, collect) = block_of_the_readme("dvc gc --all-branches")
+    store = tmp_path / "store"
+    project.ok("dvc", "remote", "add", "--default", "store", str(store))
+    project.commit("a remote")
+    project.ok("dvc", "push")
+    colleague = clone_of(project, tmp_path / "colleague")
+    theirs = add_a_file(colleague, "data/theirs.bin")
+    colleague.ok("dvc", "push")
+    project.ok(*shlex.split(collect), "--force")
+    assert (store / theirs).exists()
+    project.ok(*shlex.split(collect), "--cloud", "--force")
+    assert not (store / theirs).exists()
+
+    cache = project.path(".dvc/cache")
+    colleague.ok("dvc", "cache", "dir", "--local", str(cache))
+    shared = add_a_file(colleague, "data/shared.bin")
+    project.ok(*shlex.split(collect), "--force", "--projects", str(colleague.folder))
+    assert (cache / shared).exists()
+    project.ok(*shlex.split(collect), "--force")
+    assert not (cache / shared).exists()
+
+
+# --- your own corpus ---
+
+
+def documents(project):
+    """All texts that validation kept."""
+    files = [project.path(f"data/validated/{split}.arrow") for split in ("train", "validation", "test")]
+    return sorted(text for name in files for text in pa.ipc.open_stream(name).read_all()["text"].to_pylist())
+
+
+def own_texts(count=40):
+    return [f"{MARK}: {text}" for text in many_texts(count)]
+
+
+@pytest.fixture
+def fresh(project, tmp_path):
+    """A clone as a newcomer has it: the sample in git, nothing in the cache."""
+    return clone_of(project, tmp_path / "fresh")
+
+
+def test_a_small_corpus_in_git(fresh, tmp_path):
+    fresh.path("data/my_corpus.jsonl").write_bytes(lines_of(own_texts()))
+    fresh.ok("dvc", "repro", "validate")
+    fresh.ok("git", "add", "data/my_corpus.jsonl", "dvc.lock", "logs")
+    fresh.ok("git", "commit", "-qm", "our texts")
+    assert fresh.ok("git", "status", "--short") == ""
+    other = clone_of(fresh, tmp_path / "other")
+    other.ok("dvc", "repro", "validate")
+    assert other.ok("git", "status", "--short") == ""
+    assert documents(other) == sorted(own_texts())
+
+
+def test_a_large_or_private_corpus_never_enters_git(fresh, tmp_path):
+    bad = b'{"text": "' + MARK.encode() + b'"\n'  # no JSON: rejected, and shown in messages and reports
+    twice = lines_of([own_texts()[0]])
+    fresh.path("data/my_corpus.jsonl").write_bytes(lines_of(own_texts()) + bad + twice)
+    fresh.set(validate__on_error="skip")
+    for line in block_of_the_readme("git rm --cached data/my_corpus.jsonl\n"):
+        type_in(fresh, line)
+    fresh.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    output = fresh.ok("dvc", "repro")
+    assert len(ran(output)) == 6
+    assert documents(fresh) == sorted(own_texts())
+    assert MARK in fresh.path("data/rejected.jsonl").read_text(encoding="utf-8")
+    fresh.commit("our texts")
+    fresh.ok("dvc", "exp", "run", "-S", "evaluate.new_tokens=4")
+    assert_git_never_saw(fresh, MARK)
+    fresh.ok("git", "checkout", "-q", ".")
+    fresh.ok("dvc", "checkout")
+
+    fresh.ok("dvc", "push")
+    other = clone_of(fresh, tmp_path / "other")
+    other.ok("dvc", "pull")
+    assert hashes(other) == hashes(fresh)
+    assert other.path("data/my_corpus.jsonl").read_bytes() == fresh.path("data/my_corpus.jsonl").read_bytes()
+
+    # A change of the texts is noticed, and taken over into the .dvc file, by dvc repro alone.
+    with other.path("data/my_corpus.jsonl").open("ab") as corpus:
+        corpus.write(lines_of([f"{MARK}: и ещё один."]))
+    assert "validate" in ran(other.ok("dvc", "repro", "validate"))
+    assert sorted(other.ok("git", "diff", "--name-only").split())[:1] == ["data/my_corpus.jsonl.dvc"]
+    assert other.run("dvc", "status", "-q", "data/my_corpus.jsonl.dvc", "validate").returncode == 0
+    assert len(documents(other)) == len(own_texts()) + 1
+    other.commit("one more")
+    assert_git_never_saw(other, MARK)
+
+
+def assert_git_never_saw(project, mark):
+    """Neither a tracked file nor any object of the repository, those of experiments among them, holds the mark."""
+    tracked = project.ok("git", "ls-files", "-z").split("\0")
+    forms = [mark.encode(), json.dumps(mark)[1:-1].encode(), mark.lower().encode()]
+    for name in filter(None, tracked):
+        assert not any(form in project.path(name).read_bytes() for form in forms), name
+    objects = subprocess.run(
+        ["git", "cat-file", "--batch", "--batch-all-objects", "--unordered"],
+        cwd=project.folder,
+        capture_output=True,
+        check=True,
+    ).stdout
+    assert b"dvc.lock" in objects
+    assert not any(form in objects for form in forms)
+
+
+@pytest.mark.parametrize("name", ["texts", "texts.jsonl.gz", "texts.jsonl.zst"])
+def test_a_folder_or_a_packed_file_in_dvc(name, fresh, tmp_path):
+    texts = own_texts()
+    path = fresh.path(f"data/{name}")
+    if name == "texts":
+        (path / "new").mkdir(parents=True)
+        (path / "a.jsonl").write_bytes(lines_of(texts[:10]))
+        (path / "b.jsonl.gz").write_bytes(gzip.compress(lines_of(texts[10:30])))
+        (path / "new/c.jsonl").write_bytes(lines_of(texts[30:]))
+    else:
+        pack = gzip.compress if name.endswith("gz") else lambda data: pa.compress(data, codec="zstd", asbytes=True)
+        path.write_bytes(pack(lines_of(texts)))
+    fresh.set(corpus__path=f"data/{name}")
+    fresh.ok("dvc", "add", f"data/{name}")
+    fresh.ok("git", "add", f"data/{name}.dvc", "data/.gitignore")
+    fresh.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    fresh.ok("dvc", "repro", "validate")
+    assert documents(fresh) == sorted(texts)
+    fresh.commit("our texts")
+    assert_git_never_saw(fresh, MARK)
+    fresh.ok("dvc", "push")
+
+    other = clone_of(fresh, tmp_path / "other")
+    other.ok("dvc", "pull", f"data/{name}.dvc")
+    assert ran(other.ok("dvc", "repro", "--pull", "validate")) == []
+    assert documents(other) == sorted(texts)
+
+
+# --- together ---
+
+
+def test_a_colleagues_day(project, tmp_path):
+    """Every command is one of the README's."""
+    day = block_of_the_readme("git switch -c bolder")
+    assert [line.split()[:2] for line in day] == [
+        ["dvc", "push"],
+        ["git", "clone"],
+        ["dvc", "pull"],
+        ["git", "switch"],
+        ["dvc", "exp"],
+        ["git", "add"],
+        ["dvc", "push"],
+        ["git", "fetch"],
+        ["git", "switch"],
+    ]
+    publish, _, pull, branch, run, commit, back, look, rest = day
+    project.ok("git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin.git"))
+    project.ok("git", "remote", "add", "origin", str(tmp_path / "origin.git"))
+    project.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    project.commit("where the outputs are kept")
+    project.ok("git", "push", "-q", "-u", "origin", "main")
+    type_in(project, publish)
+
+    project.ok("git", "clone", "-q", str(tmp_path / "origin.git"), str(tmp_path / "colleague"))
+    colleague = Project(tmp_path / "colleague", **ONE_THREAD)
+    type_in(colleague, pull)
+    assert hashes(colleague) == hashes(project)
+    type_in(colleague, branch)
+    assert ran(type_in(colleague, run)) == ["train", "evaluate", "report"]
+    type_in(colleague, commit)
+    assert colleague.ok("git", "status", "--short") == ""
+    type_in(colleague, back)
+
+    before = hashes(project)
+    difference = type_in(project, look)
+    assert "logs/train.json" in difference
+    assert "logs/evaluate.json" in difference
+    assert str(round(colleague.json("logs/evaluate.json")["tuned"]["bits_per_byte"], 5)) in difference
+    assert hashes(project) == before
+    type_in(project, rest)
+    assert hashes(project) == hashes(colleague)
+    assert ran(project.ok("dvc", "repro")) == []
+
+
+def newer(template):
+    """A version of the template with another sample, another default, other code, and the results of all that."""
+    template.write_corpus(many_texts(50))
+    template.set(evaluate__new_tokens="6")
+    with template.path("stages/report.py").open("a", encoding="utf-8") as code:
+        code.write("# newer\n")
+    template.ok("dvc", "repro")
+    template.commit("newer")
+
+
+def merged(mine, template):
+    """What a merge of the template said, typed as the README has it; and the README's lines for what follows."""
+    first, merge, *follows = block_of_the_readme("git fetch template")
+    type_in(mine, first.replace("<this repository>", shlex.quote(str(template.folder))))
+    fetch, _, rest = merge.partition(" && ")
+    mine.ok(*shlex.split(fetch))
+    return mine.run(*shlex.split(rest)).stdout, follows
+
+
+def test_a_newer_version_of_the_template_is_merged(project, tmp_path):
+    mine = clone_of(project, tmp_path / "mine")
+    mine.write_corpus(own_texts())
+    for line in block_of_the_readme("git rm --cached data/my_corpus.jsonl\n"):
+        type_in(mine, line)
+    mine.set(train__epochs="1")
+    mine.ok("dvc", "repro")
+    mine.commit("our texts")
+    newer(project)
+
+    conflicts, (settle, finish) = merged(mine, project)
+    assert "Merge conflict in dvc.lock" in conflicts
+    assert "data/my_corpus.jsonl deleted in HEAD" in conflicts
+    assert MARK not in mine.path("data/my_corpus.jsonl").read_text(encoding="utf-8")  # git has replaced it
+    type_in(mine, settle)
+    _, take_back = block_of_the_readme("dvc checkout --force")
+    type_in(mine, take_back)
+    for command in finish.split(" && "):
+        output = mine.ok(*shlex.split(command), GIT_EDITOR="true")
+        if command == "dvc repro":
+            assert ran(output) == ["evaluate", "report"]
+    assert mine.ok("git", "status", "--short") == ""
+    assert mine.path("stages/report.py").read_text(encoding="utf-8").endswith("# newer\n")
+    settings = mine.path("params.yaml").read_text(encoding="utf-8")
+    assert "  epochs: 1\n" in settings
+    assert "  new_tokens: 6\n" in settings
+    assert documents(mine) == sorted(own_texts())
+    assert ran(mine.ok("dvc", "repro")) == []
+    assert_git_never_saw(mine, MARK)
+
+
+def test_a_corpus_in_git_survives_a_newer_sample(project, tmp_path):
+    mine = clone_of(project, tmp_path / "mine")
+    mine.write_corpus(own_texts())
+    mine.commit("our texts")
+    project.write_corpus(many_texts(50))
+    project.commit("newer")
+    conflicts, _ = merged(mine, project)
+    assert "Merge conflict in data/my_corpus.jsonl" in conflicts
+    take_back, _ = block_of_the_readme("dvc checkout --force")
+    type_in(mine, take_back)
+    mine.ok("git", "commit", "-qm", "merged")
+    assert mine.path("data/my_corpus.jsonl").read_bytes() == lines_of(own_texts())
