@@ -76,6 +76,17 @@ def test_what_a_readme_links_to_is_there(name):
             assert (HOME / name).parent.joinpath(target).exists(), target
 
 
+def commands(name):
+    """The commands that a README shows, without comments, and with <> for what stands in angle brackets."""
+    shown = re.findall(r"```sh\n(.*?)```", (HOME / name).read_text(encoding="utf-8"), re.DOTALL)
+    return [re.sub(r"<[^>]+>", "<>", line.split(" #")[0].strip()) for block in shown for line in block.splitlines()]
+
+
+def test_the_readmes_show_the_same_commands():
+    assert len(commands("README.md")) > 50
+    assert commands("README.ru.md") == commands("README.md")
+
+
 @pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
 def test_the_readmes_quote_the_committed_figures(name):
     text = (HOME / name).read_text(encoding="utf-8")
