@@ -150,6 +150,20 @@ def test_stages_and_generation_work_on_linked_and_read_only_outputs(links, elsew
             shutil.rmtree(cache, ignore_errors=True)
 
 
+def test_a_linked_corpus_is_changed_after_unprotect(users):
+    project = users(0)
+    project.ok("git", "rm", "-q", "--cached", "data/my_corpus.jsonl")
+    project.ok("dvc", "config", "--local", "cache.type", "hardlink")
+    project.ok("dvc", "add", "data/my_corpus.jsonl")
+    append = ("sh", "-c", """echo '{"text": "ещё"}' >> data/my_corpus.jsonl""")
+    assert project.run(*append).returncode != 0
+    project.ok("dvc", "unprotect", "data/my_corpus.jsonl")
+    project.ok(*append)
+    assert_whole(project.path(".dvc/cache"))
+    project.ok("dvc", "repro", "validate")
+    assert project.json("logs/validate.json")["kept"] == len(many_texts()) + 1
+
+
 def test_two_users_share_a_cache(users, public):
     one, two = users(0), users(1)
     cache = public / "cache"
