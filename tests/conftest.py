@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 
 # Before torch is loaded: the tests' models are so small that a second thread only gets in the way.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -151,6 +153,11 @@ class Project:
             return [self.python, "-m", "dvc", *command[1:]]
         return list(command)
 
+    def clone(self, folder: Path) -> Project:
+        """What somebody else has who clones this project."""
+        self.ok("git", "clone", "-q", str(self.folder), str(folder))
+        return Project(folder, **ONE_THREAD)
+
     def commit(self, message: str = "as it is") -> None:
         self.ok("git", "add", "-A")
         self.ok("git", "commit", "-q", "--allow-empty", "-m", message)
@@ -235,6 +242,24 @@ def hashes(project):
     from stages.lib import files
 
     return {name: files.sha256_of_tree(project.path(name)) for name in OUTPUTS}
+
+
+def stored_as(content: bytes) -> str:
+    """Where DVC keeps this content, below a cache or a remote."""
+    md5 = hashlib.md5(content).hexdigest()
+    return f"files/md5/{md5[:2]}/{md5[2:]}"
+
+
+def blocks_of_a_readme(name: str = "README.md") -> list[list[str]]:
+    """Its blocks of commands, line by line, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", (HOME / name).read_text(encoding="utf-8"), re.DOTALL)
+    return [[line for row in block.splitlines() if (line := row.split("#")[0].strip())] for block in blocks]
+
+
+def block_of_the_readme(words: str) -> list[str]:
+    """The one block of commands in the README with a line that holds these words."""
+    (block,) = [block for block in blocks_of_a_readme() if any(words in line for line in block)]
+    return block
 
 
 def ran(output):

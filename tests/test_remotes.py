@@ -1,14 +1,12 @@
 """The remotes of the README, each with its own lines: pushed from one clone, pulled into another, and what can fail."""
 
-import hashlib
 import os
-import re
 import shlex
 from contextlib import contextmanager
 
 import pytest
 import servers
-from conftest import HOME, ONE_THREAD, Project, hashes, ran
+from conftest import HOME, block_of_the_readme, hashes, ran, stored_as
 
 pytestmark = pytest.mark.slow
 
@@ -25,9 +23,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 def lines_of_the_readme(kind, url):
     """What the README says to type for a remote of this kind, with its address; the installation is checked."""
-    blocks = re.findall(r"```sh\n(.*?)```", (HOME / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (block,) = [block for block in blocks if URL[kind] in block]
-    lines = block.replace(URL[kind], url).splitlines()
+    lines = [line.replace(URL[kind], url) for line in block_of_the_readme(URL[kind])]
     if kind in PLUGIN:
         assert lines.pop(0) == f"python -m pip install {PLUGIN[kind]}"
     return lines
@@ -79,14 +75,13 @@ def clone(plugins, tmp_path):
     """A function that clones a project and tells the clone what git does not: passwords."""
 
     def make(source, name, secrets=()):
-        source.ok("git", "clone", "-q", str(source.folder), str(tmp_path / name))
-        return type_in(with_plugins(Project(tmp_path / name), plugins, tmp_path), secrets)
+        return type_in(with_plugins(source.clone(tmp_path / name), plugins, tmp_path), secrets)
 
     return make
 
 
 def with_plugins(project, plugins, home):
-    project.env = {**ONE_THREAD, **KEYS, "HOME": str(home)}
+    project.env |= {**KEYS, "HOME": str(home)}
     project.python = str(plugins / "python")
     return project
 
@@ -262,8 +257,8 @@ def test_a_list_of_a_folder_that_lacks_a_file_goes_too(first, remote, tmp_path):
     with remote("folder") as (lines, _):
         set_up(first, lines)
         first.ok("dvc", "push")
-        md5 = hashlib.md5(first.path("model/finetuned/model.safetensors").read_bytes()).hexdigest()
-        (tmp_path / f"remote/my-model/files/md5/{md5[:2]}/{md5[2:]}").unlink()
+        weights = first.path("model/finetuned/model.safetensors").read_bytes()
+        (tmp_path / "remote/my-model" / stored_as(weights)).unlink()
         # While the list is there, DVC asks for none of the files that it names.
         assert "Everything is up to date." in first.ok("dvc", "push")
         assert " 0 damaged, 1 lists of folders" in first.ok("python", "-m", "tools.remote", "mend")

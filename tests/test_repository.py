@@ -11,7 +11,7 @@ from importlib.metadata import packages_distributions, version
 from pathlib import Path
 
 import pytest
-from conftest import HOME, Project, copy_project
+from conftest import HOME, Project, blocks_of_a_readme, copy_project
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -78,8 +78,7 @@ def test_what_a_readme_links_to_is_there(name):
 
 def commands(name):
     """The commands that a README shows, without comments, and with <> for what stands in angle brackets."""
-    shown = re.findall(r"```sh\n(.*?)```", (HOME / name).read_text(encoding="utf-8"), re.DOTALL)
-    return [re.sub(r"<[^>]+>", "<>", line.split(" #")[0].strip()) for block in shown for line in block.splitlines()]
+    return [re.sub(r"<[^>]+>", "<>", line) for block in blocks_of_a_readme(name) for line in block]
 
 
 def test_the_readmes_show_the_same_commands():

@@ -4,10 +4,8 @@ What a user types is read from the README wherever it stands there.
 """
 
 import gzip
-import hashlib
 import json
 import os
-import re
 import shlex
 import shutil
 import stat
@@ -20,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import HOME, ONE_THREAD, Project, hashes, many_texts, ran
+from conftest import ONE_THREAD, Project, block_of_the_readme, hashes, many_texts, ran, stored_as
 
 pytestmark = pytest.mark.slow
 
@@ -29,21 +27,9 @@ ELSEWHERE = Path("/dev/shm")  # a file system of its own wherever there is one
 MARK = "-".join(("Жужелица", "Xyzzy"))  # put together, so that no file of the project holds it, not even this one
 
 
-def block_of_the_readme(words):
-    """The one block of commands in the README that holds these words, line by line, without comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", (HOME / "README.md").read_text(encoding="utf-8"), re.DOTALL)
-    (block,) = [block for block in blocks if words in block]
-    return [line.split(" #")[0].rstrip() for line in block.splitlines() if line.split("#")[0].strip()]
-
-
 def type_in(project, line):
     """A line as a shell takes it: commands joined by &&; return what they printed."""
     return "".join(project.ok(*shlex.split(command)) for command in line.split(" && "))
-
-
-def clone_of(source, folder):
-    source.ok("git", "clone", "-q", str(source.folder), str(folder))
-    return Project(folder, **ONE_THREAD)
 
 
 def lines_of(texts):
@@ -59,7 +45,7 @@ def assert_whole(cache):
     files = [path for path in (cache / "files/md5").rglob("*") if path.is_file()]
     assert len(files) > 20
     for path in files:
-        assert hashlib.md5(path.read_bytes()).hexdigest() == (path.parent.name + path.name).removesuffix(".dir"), path
+        assert stored_as(path.read_bytes()) == path.relative_to(cache).as_posix().removesuffix(".dir"), path
 
 
 # --- caches ---
@@ -198,17 +184,16 @@ def test_two_users_share_a_cache(users, public):
 
 def weights_in_cache(project):
     """Where the cache keeps the weights that the project has now."""
-    md5 = hashlib.md5(project.path("model/finetuned/model.safetensors").read_bytes()).hexdigest()
-    return project.path(f".dvc/cache/files/md5/{md5[:2]}/{md5[2:]}")
+    weights = project.path("model/finetuned/model.safetensors").read_bytes()
+    return project.path(".dvc/cache") / stored_as(weights)
 
 
 def add_a_file(project, name):
-    """Something that this project alone has; return its hash as a path below a cache or a remote."""
+    """Something that this project alone has; return where a cache or a remote keeps it."""
     project.path(name).write_text(f"what {project.folder.name} has\n", encoding="utf-8")
     project.ok("dvc", "add", name)
     project.commit(name)
-    md5 = hashlib.md5(project.path(name).read_bytes()).hexdigest()
-    return f"files/md5/{md5[:2]}/{md5[2:]}"
+    return stored_as(project.path(name).read_bytes())
 
 
 def test_gc_keeps_and_frees_what_the_readme_says(project, tmp_path):
@@ -249,7 +234,7 @@ def test_gc_never_with_cloud_nor_alone_in_a_cache_that_others_share(project, tmp
     project.ok("dvc", "remote", "add", "--default", "store", str(store))
     project.commit("a remote")
     project.ok("dvc", "push")
-    colleague = clone_of(project, tmp_path / "colleague")
+    colleague = project.clone(tmp_path / "colleague")
     theirs = add_a_file(colleague, "data/theirs.bin")
     colleague.ok("dvc", "push")
     project.ok(*shlex.split(collect), "--force")
@@ -282,7 +267,7 @@ def own_texts(count=40):
 @pytest.fixture
 def fresh(project, tmp_path):
     """A clone as a newcomer has it: the sample in git, nothing in the cache."""
-    return clone_of(project, tmp_path / "fresh")
+    return project.clone(tmp_path / "fresh")
 
 
 def test_a_small_corpus_in_git(fresh, tmp_path):
@@ -291,7 +276,7 @@ def test_a_small_corpus_in_git(fresh, tmp_path):
     fresh.ok("git", "add", "data/my_corpus.jsonl", "dvc.lock", "logs")
     fresh.ok("git", "commit", "-qm", "our texts")
     assert fresh.ok("git", "status", "--short") == ""
-    other = clone_of(fresh, tmp_path / "other")
+    other = fresh.clone(tmp_path / "other")
     other.ok("dvc", "repro", "validate")
     assert other.ok("git", "status", "--short") == ""
     assert documents(other) == sorted(own_texts())
@@ -302,7 +287,7 @@ def test_a_large_or_private_corpus_never_enters_git(fresh, tmp_path):
     twice = lines_of([own_texts()[0]])
     fresh.path("data/my_corpus.jsonl").write_bytes(lines_of(own_texts()) + bad + twice)
     fresh.set(validate__on_error="skip")
-    for line in block_of_the_readme("git rm --cached data/my_corpus.jsonl\n"):
+    for line in block_of_the_readme("dvc add data/my_corpus.jsonl"):
         type_in(fresh, line)
     fresh.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     output = fresh.ok("dvc", "repro")
@@ -316,7 +301,7 @@ def test_a_large_or_private_corpus_never_enters_git(fresh, tmp_path):
     fresh.ok("dvc", "checkout")
 
     fresh.ok("dvc", "push")
-    other = clone_of(fresh, tmp_path / "other")
+    other = fresh.clone(tmp_path / "other")
     other.ok("dvc", "pull")
     assert hashes(other) == hashes(fresh)
     assert other.path("data/my_corpus.jsonl").read_bytes() == fresh.path("data/my_corpus.jsonl").read_bytes()
@@ -370,7 +355,7 @@ def test_a_folder_or_a_packed_file_in_dvc(name, fresh, tmp_path):
     assert_git_never_saw(fresh, MARK)
     fresh.ok("dvc", "push")
 
-    other = clone_of(fresh, tmp_path / "other")
+    other = fresh.clone(tmp_path / "other")
     other.ok("dvc", "pull", f"data/{name}.dvc")
     assert ran(other.ok("dvc", "repro", "--pull", "validate")) == []
     assert documents(other) == sorted(texts)
@@ -442,9 +427,9 @@ def merged(mine, template):
 
 
 def test_a_newer_version_of_the_template_is_merged(project, tmp_path):
-    mine = clone_of(project, tmp_path / "mine")
+    mine = project.clone(tmp_path / "mine")
     mine.write_corpus(own_texts())
-    for line in block_of_the_readme("git rm --cached data/my_corpus.jsonl\n"):
+    for line in block_of_the_readme("dvc add data/my_corpus.jsonl"):
         type_in(mine, line)
     mine.set(train__epochs="1")
     mine.ok("dvc", "repro")
@@ -473,7 +458,7 @@ def test_a_newer_version_of_the_template_is_merged(project, tmp_path):
 
 
 def test_a_corpus_in_git_survives_a_newer_sample(project, tmp_path):
-    mine = clone_of(project, tmp_path / "mine")
+    mine = project.clone(tmp_path / "mine")
     mine.write_corpus(own_texts())
     mine.commit("our texts")
     project.write_corpus(many_texts(50))
