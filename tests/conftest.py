@@ -10,6 +10,7 @@ import re
 # Before torch is loaded: the tests' models are so small that a second thread only gets in the way.
 os.environ["OMP_NUM_THREADS"] = "1"
 
+import shlex
 import shutil
 import subprocess
 import sys
@@ -91,8 +92,7 @@ class Project:
         return json.loads(self.path(name).read_text(encoding="utf-8"))
 
     def write_corpus(self, texts: list[str]) -> None:
-        lines = (json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts)
-        self.path("data/my_corpus.jsonl").write_text("".join(lines), encoding="utf-8")
+        self.path("data/my_corpus.jsonl").write_bytes(lines_of(texts))
 
     def set(self, **changes: str) -> None:
         """Change settings, given as `section__key="value as YAML"`, keeping every other line as it is."""
@@ -138,6 +138,11 @@ class Project:
         result = self.run(*command, **more)
         assert result.returncode == 0, f"{' '.join(command)}:\n{result.stdout}\n{result.stderr}"
         return result.stdout
+
+    def type_in(self, *lines: str, **more) -> str:
+        """Type lines into a shell, some with commands joined by &&; all must succeed. Return what they printed."""
+        commands = (command for line in lines for command in line.split(" && "))
+        return "".join(self.ok(*shlex.split(command), **more) for command in commands)
 
     def fails(self, *command: str, **more) -> str:
         """Run a command that must fail without a traceback; return what it printed on standard error."""
@@ -210,6 +215,11 @@ def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: 
     GPT2TokenizerFast(tokenizer_object=tokenizer, bos_token=tokens.BOUNDARY, eos_token=tokens.BOUNDARY).save_pretrained(
         folder
     )
+
+
+def lines_of(texts: list[str]) -> bytes:
+    """A corpus of these texts."""
+    return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
 
 
 def many_texts(count: int = 60) -> list[str]:

@@ -119,9 +119,8 @@ class Wire:
         self._target = port
         self._open: list[socket.socket] = []
         self._left: int | None = None
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listen(0)
         self.port = self._listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
 
     def break_after(self, count: int) -> None:
         """Once so many more bytes have passed towards the server, nobody is there any more."""
@@ -130,12 +129,15 @@ class Wire:
     def mend(self) -> None:
         """The server is back, at the same address."""
         self._left = None
-        self._listener = socket.create_server(("127.0.0.1", self.port))
-        threading.Thread(target=self._accept, daemon=True).start()
+        self._listen(self.port)
 
     @property
     def broken(self) -> bool:
         return self._left is not None and self._left <= 0
+
+    def _listen(self, port: int) -> None:
+        self._listener = socket.create_server(("127.0.0.1", port))
+        threading.Thread(target=self._accept, daemon=True).start()
 
     def _accept(self) -> None:
         with suppress(OSError):

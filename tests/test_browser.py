@@ -3,13 +3,13 @@
 import json
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from contextlib import contextmanager
 
 import pytest
 from conftest import environment
+from servers import free_port
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 pytestmark = pytest.mark.slow
@@ -139,9 +139,7 @@ def test_cyrillic_letters_are_drawn(browser, finished):
 
 @contextmanager
 def tensorboard(project):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", "logs/tensorboard", "--port", str(port)]
     server = subprocess.Popen(
         [*command, "--host", "127.0.0.1"], cwd=project.folder, env=environment(), stderr=subprocess.PIPE, text=True

@@ -1,10 +1,9 @@
 """The tool that makes a base from nothing: what it makes can be tuned, and a kill costs it little."""
 
-import json
 import signal
 
 import pytest
-from conftest import copy_project, many_texts
+from conftest import copy_project, lines_of, many_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.lib import files
@@ -18,10 +17,7 @@ SMALL = (
 @pytest.fixture
 def project(tmp_path):
     made = copy_project(tmp_path / "project", OMP_NUM_THREADS="1")
-    made.path("texts.jsonl").write_text(
-        "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in many_texts(200)) + "not json\n",
-        encoding="utf-8",
-    )
+    made.path("texts.jsonl").write_bytes(lines_of(many_texts(200)) + b"not json\n")
     return made
 
 

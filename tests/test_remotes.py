@@ -1,7 +1,6 @@
 """The remotes of the README, each with its own lines: pushed from one clone, pulled into another, and what can fail."""
 
 import os
-import shlex
 from contextlib import contextmanager
 
 import pytest
@@ -75,7 +74,9 @@ def clone(plugins, tmp_path):
     """A function that clones a project and tells the clone what git does not: passwords."""
 
     def make(source, name, secrets=()):
-        return type_in(with_plugins(source.clone(tmp_path / name), plugins, tmp_path), secrets)
+        cloned = with_plugins(source.clone(tmp_path / name), plugins, tmp_path)
+        cloned.type_in(*secrets)
+        return cloned
 
     return make
 
@@ -86,15 +87,9 @@ def with_plugins(project, plugins, home):
     return project
 
 
-def type_in(project, lines):
-    for line in lines:
-        project.ok(*shlex.split(line))
-    return project
-
-
 def set_up(project, lines):
     """A remote as the README has it, its configuration in git; return the lines that each clone types for itself."""
-    type_in(project, lines)
+    project.type_in(*lines)
     project.commit("where the outputs are kept")
     config = project.ok("git", "show", "HEAD:.dvc/config")
     assert "store" in config
@@ -155,7 +150,7 @@ def test_a_setting_that_one_has_tried_another_need_not_run(first, remote, clone)
 
 def test_a_web_server_is_read(first, remote, clone):
     with remote("folder") as (lines, _):
-        type_in(first, lines)
+        first.type_in(*lines)
         first.ok("dvc", "push")
         first.ok("git", "checkout", "-q", ".dvc/config")
     with remote("web") as (lines, _):

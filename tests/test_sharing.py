@@ -18,22 +18,13 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import ONE_THREAD, Project, block_of_the_readme, hashes, many_texts, ran, stored_as
+from conftest import ONE_THREAD, Project, block_of_the_readme, hashes, lines_of, many_texts, ran, stored_as
 
 pytestmark = pytest.mark.slow
 
 GROUP, USERS = 61000, (61001, 61002)
 ELSEWHERE = Path("/dev/shm")  # a file system of its own wherever there is one
 MARK = "-".join(("Жужелица", "Xyzzy"))  # put together, so that no file of the project holds it, not even this one
-
-
-def type_in(project, line):
-    """A line as a shell takes it: commands joined by &&; return what they printed."""
-    return "".join(project.ok(*shlex.split(command)) for command in line.split(" && "))
-
-
-def lines_of(texts):
-    return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
 
 
 def size_of_cache(project):
@@ -161,7 +152,7 @@ def test_two_users_share_a_cache(users, public):
         for line in block_of_the_readme("cache.shared group"):
             if "--relink" in line and project is one:
                 project.ok("dvc", "commit", "--force")  # what is there is in the shared cache
-            project.ok(*shlex.split(line.replace("/mnt/large/dvc-cache", str(cache))))
+            project.type_in(line.replace("/mnt/large/dvc-cache", str(cache)))
     results = hashes(one)
     shutil.rmtree(two.path("model/finetuned"))
     two.path("logs/report.html").unlink()
@@ -208,7 +199,7 @@ def test_gc_keeps_and_frees_what_the_readme_says(project, tmp_path):
     other = weights_in_cache(project)
     assert len({older, newest, other}) == 3
 
-    type_in(project, back)
+    project.type_in(back)
     assert hashes(project) == results
     careless = tmp_path / "careless"
     shutil.copytree(project.folder, careless, symlinks=True)
@@ -287,8 +278,7 @@ def test_a_large_or_private_corpus_never_enters_git(fresh, tmp_path):
     twice = lines_of([own_texts()[0]])
     fresh.path("data/my_corpus.jsonl").write_bytes(lines_of(own_texts()) + bad + twice)
     fresh.set(validate__on_error="skip")
-    for line in block_of_the_readme("dvc add data/my_corpus.jsonl"):
-        type_in(fresh, line)
+    fresh.type_in(*block_of_the_readme("dvc add data/my_corpus.jsonl"))
     fresh.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     output = fresh.ok("dvc", "repro")
     assert len(ran(output)) == 6
@@ -384,25 +374,25 @@ def test_a_colleagues_day(project, tmp_path):
     project.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     project.commit("where the outputs are kept")
     project.ok("git", "push", "-q", "-u", "origin", "main")
-    type_in(project, publish)
+    project.type_in(publish)
 
     project.ok("git", "clone", "-q", str(tmp_path / "origin.git"), str(tmp_path / "colleague"))
     colleague = Project(tmp_path / "colleague", **ONE_THREAD)
-    type_in(colleague, pull)
+    colleague.type_in(pull)
     assert hashes(colleague) == hashes(project)
-    type_in(colleague, branch)
-    assert ran(type_in(colleague, run)) == ["train", "evaluate", "report"]
-    type_in(colleague, commit)
+    colleague.type_in(branch)
+    assert ran(colleague.type_in(run)) == ["train", "evaluate", "report"]
+    colleague.type_in(commit)
     assert colleague.ok("git", "status", "--short") == ""
-    type_in(colleague, back)
+    colleague.type_in(back)
 
     before = hashes(project)
-    difference = type_in(project, look)
+    difference = project.type_in(look)
     assert "logs/train.json" in difference
     assert "logs/evaluate.json" in difference
     assert str(round(colleague.json("logs/evaluate.json")["tuned"]["bits_per_byte"], 5)) in difference
     assert hashes(project) == before
-    type_in(project, rest)
+    project.type_in(rest)
     assert hashes(project) == hashes(colleague)
     assert ran(project.ok("dvc", "repro")) == []
 
@@ -420,17 +410,16 @@ def newer(template):
 def merged(mine, template):
     """What a merge of the template said, typed as the README has it; and the README's lines for what follows."""
     first, merge, *follows = block_of_the_readme("git fetch template")
-    type_in(mine, first.replace("<this repository>", shlex.quote(str(template.folder))))
+    mine.type_in(first.replace("<this repository>", shlex.quote(str(template.folder))))
     fetch, _, rest = merge.partition(" && ")
-    mine.ok(*shlex.split(fetch))
+    mine.type_in(fetch)
     return mine.run(*shlex.split(rest)).stdout, follows
 
 
 def test_a_newer_version_of_the_template_is_merged(project, tmp_path):
     mine = project.clone(tmp_path / "mine")
     mine.write_corpus(own_texts())
-    for line in block_of_the_readme("dvc add data/my_corpus.jsonl"):
-        type_in(mine, line)
+    mine.type_in(*block_of_the_readme("dvc add data/my_corpus.jsonl"))
     mine.set(train__epochs="1")
     mine.ok("dvc", "repro")
     mine.commit("our texts")
@@ -440,13 +429,10 @@ def test_a_newer_version_of_the_template_is_merged(project, tmp_path):
     assert "Merge conflict in dvc.lock" in conflicts
     assert "data/my_corpus.jsonl deleted in HEAD" in conflicts
     assert MARK not in mine.path("data/my_corpus.jsonl").read_text(encoding="utf-8")  # git has replaced it
-    type_in(mine, settle)
+    mine.type_in(settle)
     _, take_back = block_of_the_readme("dvc checkout --force")
-    type_in(mine, take_back)
-    for command in finish.split(" && "):
-        output = mine.ok(*shlex.split(command), GIT_EDITOR="true")
-        if command == "dvc repro":
-            assert ran(output) == ["evaluate", "report"]
+    mine.type_in(take_back)
+    assert ran(mine.type_in(finish, GIT_EDITOR="true")) == ["evaluate", "report"]
     assert mine.ok("git", "status", "--short") == ""
     assert mine.path("stages/report.py").read_text(encoding="utf-8").endswith("# newer\n")
     settings = mine.path("params.yaml").read_text(encoding="utf-8")
@@ -466,6 +452,6 @@ def test_a_corpus_in_git_survives_a_newer_sample(project, tmp_path):
     conflicts, _ = merged(mine, project)
     assert "Merge conflict in data/my_corpus.jsonl" in conflicts
     take_back, _ = block_of_the_readme("dvc checkout --force")
-    type_in(mine, take_back)
+    mine.type_in(take_back)
     mine.ok("git", "commit", "-qm", "merged")
     assert mine.path("data/my_corpus.jsonl").read_bytes() == lines_of(own_texts())
