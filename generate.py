@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, TextIO
 from stages.lib import cli, files
 
 if TYPE_CHECKING:  # the libraries behind these take seconds to load, and --help should not wait for them
-    from tokenizers import Tokenizer
     from transformers import GPT2LMHeadModel
 
     from stages.lib.sampling import Sampling
@@ -104,7 +103,7 @@ class Writer:
         device = devices.choose()
         self.models: dict[str, GPT2LMHeadModel] = {name: models.load(FOLDERS[name]).to(device) for name in names}
         # One for both: training leaves the tokenizer as it is.
-        self._tokenizer: Tokenizer = tokens.load_tokenizer(FOLDERS[names[0]])
+        self._tokenizer = tokens.Tokenizer(FOLDERS[names[0]])
         self._settings: Sampling = sampling.Sampling(
             *(args.tokens, args.temperature, args.top_p, args.top_k, args.repetition_penalty, tuple(args.stop))
         )

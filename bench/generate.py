@@ -37,12 +37,12 @@ def main() -> None:
     with measure.workspace() as folder:
         measure.write_base(folder, args.base)
         base = folder / "model/base"
-        model, tokenizer = models.load(base).to(device), tokens.load_tokenizer(base)
+        model, tokenizer = models.load(base).to(device), tokens.Tokenizer(base)
         with models.quiet():
             usual = pipeline("text-generation", str(base), dtype=torch.float32, device=device)
     settings = sampling.Sampling(args.tokens, temperature=0)
-    boundary = tokens.boundary_id(tokenizer)
-    greedy = GenerationConfig(max_new_tokens=args.tokens, do_sample=False, eos_token_id=boundary, pad_token_id=boundary)
+    closing = tokenizer.closing
+    greedy = GenerationConfig(max_new_tokens=args.tokens, do_sample=False, eos_token_id=closing, pad_token_id=closing)
 
     def ours() -> list[str]:
         return [prompt + sampling.continue_text(model, tokenizer, prompt, settings, 0).text for prompt in prompts]

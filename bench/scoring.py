@@ -63,15 +63,14 @@ def main() -> None:
 
 def _documents(base: Path, context: int, corpora: list[Path]) -> Iterator[Document]:
     """The documents that the model sees whole: for longer ones the plain loops would have to be less plain."""
-    tokenizer = tokens.load_tokenizer(base)
-    boundary = tokens.boundary_id(tokenizer)
+    tokenizer = tokens.Tokenizer(base)
     for path in corpora:
         with open(path, encoding="utf-8") as lines:
             for number, line in enumerate(lines, 1):
                 text = json.loads(line)["text"]
-                ids = tokenizer.encode(text, add_special_tokens=False).ids
-                if len(ids) + 2 <= context:
-                    yield Document(number, np.array([boundary, *ids, boundary]), len(text.encode()))
+                ids = tokenizer.document(tokenizer.encode(text))
+                if len(ids) <= context:
+                    yield Document(number, ids, len(text.encode()))
 
 
 @torch.no_grad()

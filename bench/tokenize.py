@@ -91,7 +91,7 @@ def by_tiktoken() -> None:
 
     described = json.loads((BASE / "tokenizer.json").read_text(encoding="utf-8"))
     bytes_of = {letter: byte for byte, letter in byte_letters().items()}
-    vocabulary = {token: id for token, id in described["model"]["vocab"].items() if token != tokens.BOUNDARY}
+    vocabulary = {token: id for token, id in described["model"]["vocab"].items() if token != "<|endoftext|>"}
     ranks = {bytes(bytes_of[letter] for letter in token): id for token, id in vocabulary.items()}
     pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
     encoding = tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
@@ -104,9 +104,9 @@ def by_tiktoken() -> None:
 def _same_ids(name: str) -> bool:
     """Whether another engine's documents are those the stage packed."""
     others = (ids.values.to_numpy() for path in sorted(Path().glob(f"{name}*.arrow")) for ids in _column(path))
-    boundary = tokens.boundary_id(tokens.load_tokenizer(BASE))
+    closing = tokens.Tokenizer(BASE).closing
     for split in corpus.SPLITS:
-        ours = packing.documents_of(tokens.read_rows(TOKENS / f"{split}.arrow"), boundary)
+        ours = packing.documents_of(tokens.read_rows(TOKENS / f"{split}.arrow"), closing)
         for document in sorted(ours, key=lambda document: document.line):
             if not np.array_equal(document.ids[1:-1], next(others)):
                 return False

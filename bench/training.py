@@ -352,7 +352,7 @@ def _follow(trainer: Any) -> None:
     from stages.lib import scoring, tokens
     from stages.lib.packing import documents_of
 
-    boundary = tokens.boundary_id(tokens.load_tokenizer(BASE))
+    closing = tokens.Tokenizer(BASE).closing
 
     class Validation(TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
@@ -360,7 +360,7 @@ def _follow(trainer: Any) -> None:
 
         def on_epoch_end(self, *_: Any, model: Any, **__: Any) -> None:
             paused = time.perf_counter()
-            documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), boundary)
+            documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), closing)
             total = scoring.total(scoring.score_documents(model, documents))
             cli.say(json.dumps({"bits_per_byte": total.bits_per_byte, "seconds": paused - self.began - self.aside}))
             self.aside += time.perf_counter() - paused

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
-from stages.lib import cli, files, hub, models, params
+from stages.lib import bases, cli, files, hub, models, params, sources
 
 OUTPUT = Path("model/base")
 
 
 def main() -> None:
-    """Write `model/base/` and, in `provenance.json`, where it came from."""
+    """Write `model/base/` and, in `provenance.json`, what it is and where it came from."""
     everything = params.load()
     settings = everything.base
     if settings.hub:
@@ -21,18 +22,32 @@ def main() -> None:
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
     # Nothing that is stored depends on these settings: they are refused here because here the work begins.
-    everything.check_context(models.read_config(source, name).n_positions)
+    everything.check_context(sources.read_config(source, name).n_positions)
     with files.new_folder(OUTPUT) as folder:
-        models.normalise(source, name, folder)
+        facts = bases.normalise(source, name, folder, settings.end_of_text)
         provenance = {
             "name": name,
             "source": "hub" if settings.hub else "folder",
             "commit": commit,
             "licence": licence or models.licence(source),
-            "files": models.provenance(source),
+            **asdict(facts),
+            "files": bases.provenance(source, name),
         }
         files.write_json(folder / "provenance.json", provenance)
+    _summary(name, commit, facts)
+
+
+def _summary(name: str, commit: str | None, facts: bases.Facts) -> None:
     cli.say(f"base: {name}" + (f" at commit {commit}" if commit else ""))
+    cli.say(
+        f"  {facts.layers} layers of width {facts.width}, {facts.parameters / 1e6:.1f} M parameters, sees "
+        f"{facts.context} tokens, knows {facts.vocabulary}"
+    )
+    opened = f"{facts.opens_a_text} opens a text and {facts.closes_a_text} closes it"
+    both = f"{facts.closes_a_text} opens and closes a text"
+    cli.say(f"  {both if facts.opens_a_text == facts.closes_a_text else opened}")
+    for what in facts.converted:
+        cli.say(f"  {what}")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
 from stages.lib import cli, comparison, copying, devices, files, models, params, samples, sampling, scoring, tokens
@@ -27,7 +26,7 @@ def main() -> None:
     files.need(TRAIN, TEST, *MODELS.values())
     devices.keep_freed_memory()
     device = devices.choose()
-    tokenizer = tokens.load_tokenizer(MODELS["base"])
+    tokenizer = tokens.Tokenizer(MODELS["base"])
     loaded = {name: models.load(folder).to(device) for name, folder in MODELS.items()}
     everything.check_context(loaded["base"].config.n_positions)
 
@@ -70,23 +69,23 @@ def main() -> None:
     _summary(figures)
 
 
-def _documents(path: Path, tokenizer: Tokenizer) -> Iterator[Document]:
-    return documents_of(tokens.read_rows(path), tokens.boundary_id(tokenizer))
+def _documents(path: Path, tokenizer: tokens.Tokenizer) -> Iterator[Document]:
+    return documents_of(tokens.read_rows(path), tokenizer.closing)
 
 
-def _words(tokenizer: Tokenizer, document: Document) -> int:
+def _words(tokenizer: tokens.Tokenizer, document: Document) -> int:
     """What stands between white space in the document's text; at least 1, as perplexity is by word."""
-    return max(1, len(tokenizer.decode(document.ids[1:-1].tolist(), skip_special_tokens=False).split()))
+    return max(1, len(tokenizer.decode(document.ids[1:-1].tolist()).split()))
 
 
 def _score(
-    name: str, model: GPT2LMHeadModel, tokenizer: Tokenizer, stride: int | None, count: int
+    name: str, model: GPT2LMHeadModel, tokenizer: tokens.Tokenizer, stride: int | None, count: int
 ) -> list[scoring.Score]:
     with cli.progress(f"evaluate {name}", count, " documents") as bar:
         return list(cli.counted(scoring.score_documents(model, _documents(TEST, tokenizer), stride), bar))
 
 
-def _prompts(tokenizer: Tokenizer, settings: params.Evaluate, count: int) -> list[samples.Prompt]:
+def _prompts(tokenizer: tokens.Tokenizer, settings: params.Evaluate, count: int) -> list[samples.Prompt]:
     """The prompts of params.yaml, then openings of some of the `count` test documents."""
     places = samples.evenly(count, settings.held_out_prompts)
     openings = [
@@ -98,7 +97,7 @@ def _prompts(tokenizer: Tokenizer, settings: params.Evaluate, count: int) -> lis
 
 
 def _continued(
-    loaded: dict[str, GPT2LMHeadModel], tokenizer: Tokenizer, count: int
+    loaded: dict[str, GPT2LMHeadModel], tokenizer: tokens.Tokenizer, count: int
 ) -> dict[tuple[str, str], list[list[int]]]:
     """What each model holds for the likeliest after the beginnings of training and of test documents."""
     beginnings = {
@@ -106,7 +105,7 @@ def _continued(
         for split, path in (("training", TRAIN), ("held_out", TEST))
     }
     return {
-        (name, split): sampling.likeliest(model, prompts, samples.COPY_LENGTH)
+        (name, split): sampling.likeliest(model, tokenizer.closing, prompts, samples.COPY_LENGTH)
         for name, model in loaded.items()
         for split, prompts in beginnings.items()
     }

@@ -83,11 +83,11 @@ def _train(
     chosen = devices.choose_speed(settings, device, plan.steps)
     model = training.model(BASE, settings, chosen.attention, checkpoint).to(device)
     trainer = training.trainer(model, rows, settings, plan, run, record, batches.collate, chosen)
-    tokenizer = tokens.load_tokenizer(BASE)
+    tokenizer = tokens.Tokenizer(BASE)
 
     def validate(model: PreTrainedModel) -> scoring.Total:
         # In training's precision, as its loss is: three times as fast, and 1e-4 off at most. `evaluate` is exact.
-        documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokens.boundary_id(tokenizer))
+        documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokenizer.closing)
         with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
             return scoring.total(scoring.score_documents(model, documents))
 

@@ -190,7 +190,7 @@ def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: 
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-    from stages.lib import tokens
+    from stages.lib.vocabularies import END_OF_TEXT
     from tools import pretrain
 
     class Given(pretrain.Source):
@@ -198,7 +198,7 @@ def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: 
             return iter(enumerate(texts, 1))
 
     tokenizer = pretrain.train_tokenizer([Given(Path("given"), 1)], 320)
-    boundary = tokenizer.token_to_id(tokens.BOUNDARY)
+    boundary = tokenizer.token_to_id(END_OF_TEXT)
     torch.manual_seed(seed)
     # initializer_range 0.2 instead of 0.02: random weights whose predictions differ from token to token.
     config = GPT2Config(
@@ -212,9 +212,7 @@ def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: 
         eos_token_id=boundary,
     )
     GPT2LMHeadModel(config).to(getattr(torch, dtype)).save_pretrained(folder)
-    GPT2TokenizerFast(tokenizer_object=tokenizer, bos_token=tokens.BOUNDARY, eos_token=tokens.BOUNDARY).save_pretrained(
-        folder
-    )
+    GPT2TokenizerFast(tokenizer_object=tokenizer, bos_token=END_OF_TEXT, eos_token=END_OF_TEXT).save_pretrained(folder)
 
 
 def lines_of(texts: list[str]) -> bytes:

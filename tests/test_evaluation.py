@@ -122,10 +122,10 @@ def test_without_samples_there_are_no_figures():
 
 
 def test_copied_parts_are_where_the_text_has_them(tiny_base):
-    tokenizer = tokens.load_tokenizer(tiny_base)
+    tokenizer = tokens.Tokenizer(tiny_base)
     copied = "Зимой почтальон ходил медленнее, зато письма успевали обдумать."
     text = f"Начало. {copied} И конец, 🐈‍⬛."
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids = tokenizer.encode(text)
     source = Encoder(tiny_base).encode([f"Раз, {copied} два"])[0]
     found = copying.runs([np.array(ids)], [document(source)])[0]
     parts = samples.copied_parts(tokenizer, ids, text, found)
@@ -135,9 +135,9 @@ def test_copied_parts_are_where_the_text_has_them(tiny_base):
 
 
 def test_a_turn_of_phrase_is_no_copy(tiny_base):
-    tokenizer = tokens.load_tokenizer(tiny_base)
+    tokenizer = tokens.Tokenizer(tiny_base)
     text = "Зимой почтальон ходил медленнее."
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids = tokenizer.encode(text)
     source = Encoder(tiny_base).encode([f"Раз. {text} Два."])[0]
     found = copying.runs([np.array(ids)], [document(source)])[0]
     assert copying.longest(found) >= copying.SHORTEST
@@ -145,9 +145,9 @@ def test_a_turn_of_phrase_is_no_copy(tiny_base):
 
 
 def test_overlapping_copies_are_one_part(tiny_base):
-    tokenizer = tokens.load_tokenizer(tiny_base)
+    tokenizer = tokens.Tokenizer(tiny_base)
     text = "а" * 200
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids = tokenizer.encode(text)
     half = len(ids) // 2
     found = [copying.Run(0, half + 2), copying.Run(half - 2, len(ids) - half + 2)]
     assert samples.copied_parts(tokenizer, ids, text, found) == [[0, 200]]
@@ -180,11 +180,11 @@ def test_beginnings_are_of_documents_far_apart(count, wanted):
 
 
 def test_likeliest_takes_what_transformers_holds_for_likeliest(tiny_base):
-    model, tokenizer = models.load(tiny_base), tokens.load_tokenizer(tiny_base)
-    boundary = tokens.boundary_id(tokenizer)
-    prompts = [[boundary, *tokenizer.encode(text, add_special_tokens=False).ids[:7]] for text in TEXTS[:5]]
+    model, tokenizer = models.load(tiny_base), tokens.Tokenizer(tiny_base)
+    boundary = tokenizer.closing
+    prompts = [[boundary, *tokenizer.encode(text)[:7]] for text in TEXTS[:5]]
     plain = GPT2LMHeadModel.from_pretrained(tiny_base).eval()
-    for prompt, written in zip(prompts, sampling.likeliest(model, prompts, 20), strict=True):
+    for prompt, written in zip(prompts, sampling.likeliest(model, boundary, prompts, 20), strict=True):
         ids = list(prompt)
         for _ in range(20):
             with torch.no_grad():
@@ -197,7 +197,7 @@ def test_likeliest_takes_what_transformers_holds_for_likeliest(tiny_base):
 
 def test_what_was_learned_by_heart_shows_in_training_documents_and_not_in_held_out_ones(tmp_path):
     make_base(tmp_path / "base", context=160)
-    model = models.load(tmp_path / "base")
+    model, tokenizer = models.load(tmp_path / "base"), tokens.Tokenizer(tmp_path / "base")
     words = " ".join(TEXTS).split()
     random = np.random.default_rng(0)
     texts = [" ".join(random.choice(words, 60)) for _ in range(4)]
@@ -214,7 +214,7 @@ def test_what_was_learned_by_heart_shows_in_training_documents_and_not_in_held_o
     shares = {}
     for name, split in (("training", training), ("held-out", held_out)):
         prompts = samples.beginnings(split, 5)
-        written = sampling.likeliest(model, prompts, samples.COPY_LENGTH)
+        written = sampling.likeliest(model, tokenizer.closing, prompts, samples.COPY_LENGTH)
         found = copying.runs([np.array(ids) for ids in written], training)
         shares[name] = samples.copy_figures(found)
         assert shares[name]["prompts"] == len(split)

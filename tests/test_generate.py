@@ -12,7 +12,7 @@ import torch
 from conftest import TEXTS, copy_project, environment
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from stages.lib import models, sampling, tokens
+from stages.lib import bases, models, sampling, tokens
 from stages.lib.cli import UserError
 
 
@@ -22,7 +22,7 @@ def project(tmp_path_factory, tiny_base):
     for name in ("base", "finetuned"):
         shutil.rmtree(made.path(f"model/{name}"), ignore_errors=True)
         made.path(f"model/{name}").mkdir(parents=True)
-        models.normalise(tiny_base, "tiny", made.path(f"model/{name}"))
+        bases.normalise(tiny_base, "tiny", made.path(f"model/{name}"))
     tuned = models.load(made.path("model/finetuned"))
     with torch.no_grad():
         tuned.transformer.wte.weight.mul_(0.5)
@@ -63,14 +63,14 @@ def test_the_likeliest_tokens_are_those_transformers_chooses(project):
         ids = torch.cat([ids, torch.tensor([[expected[-1]]])], 1)
     text = tokenizer.decode(expected, skip_special_tokens=True).rstrip(sampling.BROKEN)
     ours = sampling.continue_text(
-        models.load(folder), tokens.load_tokenizer(folder), "Утром", sampling.Sampling(12, temperature=0), seed=0
+        models.load(folder), tokens.Tokenizer(folder), "Утром", sampling.Sampling(12, temperature=0), seed=0
     )
     assert ours.text == text
     assert ours.ended == (expected[-1] == tokenizer.eos_token_id)
 
 
 def test_the_pieces_make_up_the_text_and_no_character_comes_out_broken(tiny_base):
-    model, tokenizer = models.load(tiny_base), tokens.load_tokenizer(tiny_base)
+    model, tokenizer = models.load(tiny_base), tokens.Tokenizer(tiny_base)
     count = 0
     for seed in range(10):
         pieces = []
@@ -84,9 +84,9 @@ def test_the_pieces_make_up_the_text_and_no_character_comes_out_broken(tiny_base
 
 
 def test_characters_of_several_tokens_come_whole(tiny_base, monkeypatch):
-    model, tokenizer = models.load(tiny_base), tokens.load_tokenizer(tiny_base)
+    model, tokenizer = models.load(tiny_base), tokens.Tokenizer(tiny_base)
     text = "Ёж и 🐈‍⬛ у реки"
-    ids = tokenizer.encode(text, add_special_tokens=False).ids
+    ids = tokenizer.encode(text)
     assert len(ids) > len(text.split())
 
     monkeypatch.setattr(model, "generate", writes(ids))
@@ -122,9 +122,9 @@ def writes(ids):
     ],
 )
 def test_a_text_ends_before_the_first_string_to_stop_at(tiny_base, monkeypatch, stop, expected):
-    model, tokenizer = models.load(tiny_base), tokens.load_tokenizer(tiny_base)
+    model, tokenizer = models.load(tiny_base), tokens.Tokenizer(tiny_base)
     text = "Ёж и 🐈‍⬛ у река.\nИ снова река, у реки."
-    monkeypatch.setattr(model, "generate", writes(tokenizer.encode(text, add_special_tokens=False).ids))
+    monkeypatch.setattr(model, "generate", writes(tokenizer.encode(text)))
     pieces = []
     settings = sampling.Sampling(60, stop=stop)
     written = sampling.continue_text(model, tokenizer, "", settings, 0, pieces.append)
@@ -250,5 +250,5 @@ def test_before_the_first_run_it_says_what_to_do(tmp_path):
 def test_a_prompt_that_fills_the_context_is_refused(tiny_base):
     with pytest.raises(UserError, match="the model sees 62 at most"):
         sampling.continue_text(
-            models.load(tiny_base), tokens.load_tokenizer(tiny_base), TEXTS[0] * 9, sampling.Sampling(5), 0
+            models.load(tiny_base), tokens.Tokenizer(tiny_base), TEXTS[0] * 9, sampling.Sampling(5), 0
         )

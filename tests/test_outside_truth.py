@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from conftest import HOME, environment
 
-from stages.lib import models, scoring, tokens
+from stages.lib import bases, models, scoring, tokens
 from stages.lib.packing import Document
 
 LM_EVAL = "lm-eval==0.4.13"
@@ -51,7 +51,7 @@ def lm_eval_python(tmp_path_factory):
 def test_log_likelihoods_equal_those_of_lm_eval(lm_eval_python, tmp_path):
     base = tmp_path / "base"
     base.mkdir()
-    models.normalise(HOME / "model/embedded", "embedded", base)
+    bases.normalise(HOME / "model/embedded", "embedded", base)
     lines = (HOME / "data/my_corpus.jsonl").read_text(encoding="utf-8").splitlines()[:DOCUMENTS]
     texts = [json.loads(line)["text"] for line in lines]
     theirs = subprocess.run(
@@ -62,12 +62,10 @@ def test_log_likelihoods_equal_those_of_lm_eval(lm_eval_python, tmp_path):
         env=environment(HF_HUB_OFFLINE="1"),
     )
     assert theirs.returncode == 0, theirs.stderr
-    model, tokenizer = models.load(base), tokens.load_tokenizer(base)
-    boundary = tokens.boundary_id(tokenizer)
+    model, tokenizer = models.load(base), tokens.Tokenizer(base)
     documents = []
     for line, text in enumerate(texts, 1):
-        ids = [boundary, *tokenizer.encode(text, add_special_tokens=False).ids, boundary]
-        documents.append(Document(line, np.array(ids), len(text.encode())))
+        documents.append(Document(line, tokenizer.document(tokenizer.encode(text)), len(text.encode())))
     ours = [-score.nats for score in scoring.score_documents(model, documents)]
     assert len(ours) == DOCUMENTS
     np.testing.assert_allclose(ours, json.loads(theirs.stdout), rtol=1e-4)

@@ -125,7 +125,7 @@ def test_the_embedded_model_loads_with_transformers_and_reads_as_the_pipeline_do
     model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
     assert type(model).__name__ == "GPT2LMHeadModel"
     assert model.config.n_positions == tokenizer.model_max_length >= 512
-    boundary = tokens.boundary_id(tokens.load_tokenizer(folder))
+    boundary = tokens.Tokenizer(folder).closing
     assert model.config.bos_token_id == model.config.eos_token_id == tokenizer.eos_token_id == boundary
     text = "Ёж шёл — и пришёл. <|endoftext|> Nobody minded."
     (ours,) = Encoder(folder).encode([text])

@@ -225,7 +225,7 @@ def test_validation_loss_counts_what_training_loss_counts(tiny_base, rows, tmp_p
 
 
 def test_training_on_short_documents_teaches_the_model_to_end_them(tiny_base, rows, tmp_path):
-    tokenizer = tokens.load_tokenizer(tiny_base)
+    tokenizer = tokens.Tokenizer(tiny_base)
     wanted = sampling.Sampling(new_tokens=60)
 
     def ended(model):
@@ -237,7 +237,7 @@ def test_training_on_short_documents_teaches_the_model_to_end_them(tiny_base, ro
 
 
 def test_samples_in_mid_training_leave_mode_and_random_states_as_they_were(tiny_base):
-    model, tokenizer = models.load(tiny_base, 0.5).train(), tokens.load_tokenizer(tiny_base)
+    model, tokenizer = models.load(tiny_base, 0.5).train(), tokens.Tokenizer(tiny_base)
     state = torch.get_rng_state()
     texts = sampling.openings(model, tokenizer, 3, 20)
     assert torch.equal(torch.get_rng_state(), state)

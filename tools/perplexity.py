@@ -43,7 +43,7 @@ def main() -> None:
     window = args.window or context
     if not 2 <= window <= context:
         raise cli.UserError(f"--window {window}: the model sees from 2 to {context} tokens")
-    ids = tokens.load_tokenizer(args.model).encode(text, add_special_tokens=False).ids
+    ids = tokens.Tokenizer(args.model).encode(text)
     if len(ids) < 2:
         raise cli.UserError(f"{args.text} has {len(ids)} tokens: there is nothing to predict")
     scored = [nats for piece in tqdm(list(_windows(ids, window)), disable=None) for nats in score(model, piece)]

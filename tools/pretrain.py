@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import GPT2Config
 
-from stages.lib import batches, cli, devices, documents, files, lines, packing, scoring, tokens
+from stages.lib import batches, cli, devices, documents, files, lines, packing, scoring, tokens, vocabularies
 from stages.lib import models as gpt2
 from stages.lib.encoder import Encoder
 
@@ -65,7 +66,7 @@ def train_tokenizer(sources: list[Source], size: int) -> Tokenizer:
     tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)
     trainer = trainers.BpeTrainer(
         vocab_size=size,
-        special_tokens=[tokens.BOUNDARY],
+        special_tokens=[vocabularies.END_OF_TEXT],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -94,8 +95,7 @@ def prepare(sources: list[Source], work: Path, vocabulary: int, context: int) ->
     """Learn the vocabulary and pack each file into `work`, unless an earlier run of the same command did."""
     if not (work / "tokenizer.json").exists():
         cli.say(f"learning a vocabulary of {vocabulary} entries")
-        with files.new_file(work / "tokenizer.json") as partial:
-            train_tokenizer(sources, vocabulary).save(str(partial))
+        vocabularies.store(vocabularies.usual(train_tokenizer(sources, vocabulary)), work, context)
     encoder = Encoder(work)
     for index, source in enumerate(sources):
         path = work / f"{index}.arrow"
@@ -126,17 +126,18 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
-def train(args: argparse.Namespace, sources: list[Source], work: Path, boundary: int) -> torch.nn.Module:
+def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.nn.Module:
     """Train from the state in `work`, or from the start, until every pass is done."""
     torch.manual_seed(args.seed)
+    tokenizer = tokens.Tokenizer(work)
     config = GPT2Config(
         vocab_size=args.vocabulary,
         n_positions=args.context,
         n_embd=args.width,
         n_layer=args.layers,
         n_head=args.heads,
-        bos_token_id=boundary,
-        eos_token_id=boundary,
+        bos_token_id=tokenizer.opening,
+        eos_token_id=tokenizer.closing,
     )
     model = gpt2.create(config).to(devices.choose()).train()
     passes = [index for index, source in enumerate(sources) for _ in range(source.passes)]
@@ -192,7 +193,8 @@ def save(model: torch.nn.Module, work: Path, output: Path) -> None:
         setattr(model.config, name, getattr(usual, name))
     output.mkdir(parents=True, exist_ok=True)
     gpt2.save(model.to(torch.bfloat16), output)
-    gpt2.store_tokenizer(work / "tokenizer.json", output, model.config.n_positions)
+    for name in gpt2.TOKENIZER:
+        shutil.copyfile(work / name, output / name)
 
 
 def evaluate(model: torch.nn.Module, encoder: Encoder, path: Path, limit: int) -> float:
@@ -241,8 +243,7 @@ def main() -> None:
         raise cli.UserError(f"{work} belongs to another command or other files: delete it, or give another --output")
     files.write_json(command, given)
     prepare(sources, work, args.vocabulary, args.context)
-    boundary = tokens.boundary_id(tokens.load_tokenizer(work))
-    save(train(args, sources, work, boundary), work, args.output)
+    save(train(args, sources, work), work, args.output)
     stored = gpt2.load(args.output)
     for name in args.evaluate:
         figure = evaluate(stored, Encoder(args.output), Path(name), args.documents)

@@ -54,7 +54,7 @@ def longest(found: list[Run]) -> int:
 
 
 def _blocks(documents: Iterable[Document]) -> Iterator[np.ndarray]:
-    # Documents stay whole, and `<|endoftext|>` between them stands in no text, so no run goes from one to the next.
+    # Documents stay whole, and what opens and closes them stands in no text, so no run goes from one to the next.
     edge = np.full(SHORTEST, _EDGE)
     parts, size = [edge], 0
     for document in documents:

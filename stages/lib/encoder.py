@@ -33,7 +33,7 @@ import regex
 from stages.lib import files, memory, parallel
 from stages.lib.characters import SEPARATOR, Kinds, code_points, joined
 from stages.lib.hashing import mixed, segment_hashes
-from stages.lib.tokens import boundary_id, load_tokenizer
+from stages.lib.tokens import Tokenizer
 
 _GROUP = 2**18  # characters that are worked on together, which fit in the processor's cache
 _KNOWN_PIECES, _KNOWN_IDS = 2**20, 2**24  # that are remembered at most, before a group
@@ -149,20 +149,20 @@ class Encoder:
 
     def __init__(self, folder: str | Path, by_pieces: bool = True) -> None:
         """Read the tokenizer in `folder`; `by_pieces` False leaves all the work to it. Raises UserError."""
-        self._tokenizer = load_tokenizer(folder)
-        self._boundary = boundary_id(self._tokenizer)
+        self._tokenizer = Tokenizer(folder)
         self.by_pieces = by_pieces and _works_by_pieces(Path(folder))
         self._kinds, self._pieces = Kinds(_kind), _Pieces(self._ids_of)
         self._letters = byte_letters()
 
     def _ids_of(self, piece: str) -> list[int]:
         if piece == SEPARATOR:
-            return [self._boundary, self._boundary]  # the end of one text and the beginning of the next
+            # The end of one text and the beginning of the next.
+            return [self._tokenizer.closing, self._tokenizer.opening]
         spelled = piece.encode("utf-8").decode("latin-1").translate(self._letters)
-        return [token.id for token in self._tokenizer.model.tokenize(spelled)]
+        return [token.id for token in self._tokenizer.library.model.tokenize(spelled)]
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Each text as E d1 ... dn E, int32, where E is `<|endoftext|>`."""
+        """Each text as a document (int32): its tokens between the one that opens it and the one that closes it."""
         if not self.by_pieces:
             return self._encode_whole(texts)
         return [ids for group in _groups(texts) for ids in self._encode_by_pieces(group)]
@@ -176,15 +176,15 @@ class Encoder:
         hashes = np.maximum(mixed(segment_hashes(points, begins, ends)), 1)
         ids, counts = self._pieces.ids(hashes, lambda place: everything[begins[place] : ends[place]])
         # The end of a text stands for two E, of which the second one opens the next text.
-        ids = np.concatenate([np.array([self._boundary], np.int32), ids[:-1]])
+        ids = np.concatenate([np.array([self._tokenizer.opening], np.int32), ids[:-1]])
         encoded = np.split(ids, np.cumsum(counts)[kinds[begins] == _END][:-1])
         for index in np.unique(np.searchsorted(np.flatnonzero(kinds == _END), np.flatnonzero(kinds == _UNSURE))):
             (encoded[index],) = self._encode_whole([texts[index]])
         return encoded
 
     def _encode_whole(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._tokenizer.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array([self._boundary, *encoding.ids, self._boundary], dtype=np.int32) for encoding in encodings]
+        encodings = self._tokenizer.library.encode_batch_fast(list(texts), add_special_tokens=False)
+        return [self._tokenizer.document(encoding.ids) for encoding in encodings]
 
     def check(self, texts: Sequence[str]) -> bool:
         """Whether pieces give these texts the tokenizer's own ids; if not, pieces are not used from now on."""

@@ -18,7 +18,7 @@ from huggingface_hub.errors import (
 )
 
 from stages.lib.cli import UserError
-from stages.lib.models import FILES
+from stages.lib.sources import wanted_files
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ def download(name: str, revision: str | None) -> Download:
     wanted = f"{name} at revision {revision}" if revision else name
     try:
         info = HfApi().model_info(name, revision=revision)
-        folder = snapshot_download(name, revision=info.sha, allow_patterns=list(FILES))
+        wanted = wanted_files(file.rfilename for file in info.siblings or [])
+        folder = snapshot_download(name, revision=info.sha, allow_patterns=wanted)
     except HFValidationError:
         raise UserError(f"{name} is no name a model of the Hub can have: mend base.hub in params.yaml") from None
     except GatedRepoError:

@@ -1,7 +1,8 @@
 """Documents into rows: cut what is longer than a row, pack what is shorter, lose no token.
 
-A document of token ids d1 ... dn becomes the sequence E d1 ... dn E, where E is `<|endoftext|>`. The sequence is cut
-into segments of at most `max_length` tokens, each after the first beginning with the last token of the one before.
+A document of token ids d1 ... dn becomes the sequence B d1 ... dn E, where B opens a text and E closes it; for OpenAI's
+models both are `<|endoftext|>`. The sequence is cut into segments of at most `max_length` tokens, each after the first
+beginning with the last token of the one before.
 The first token of a segment is context only; every other token is predicted once, in exactly one segment.
 
 Segments are then packed into rows: the longest one that waits opens a row, and the one, two or three that fill the rest
@@ -21,7 +22,7 @@ WINDOW = 4_000_000  # tokens that are packed together
 
 @dataclass(frozen=True)
 class Document:
-    """One document as the model sees it: `ids` are E d1 ... dn E; `size` is the UTF-8 bytes of its text."""
+    """One document as the model sees it: `ids` are B d1 ... dn E; `size` is the UTF-8 bytes of its text."""
 
     line: int
     ids: np.ndarray
@@ -171,8 +172,8 @@ class _Waiting:
         return ()
 
 
-def documents_of(rows: Iterable[Row], boundary: int) -> Iterator[Document]:
-    """Put packed documents together again, in the order in which they end. `boundary` is the id of E."""
+def documents_of(rows: Iterable[Row], closing: int) -> Iterator[Document]:
+    """Put packed documents together again, in the order in which they end. `closing` is the id of E."""
     unfinished: dict[int, tuple[list[np.ndarray], int]] = {}
     for row in rows:
         for segment in row:
@@ -183,6 +184,6 @@ def documents_of(rows: Iterable[Row], boundary: int) -> Iterator[Document]:
                 parts, size = [segment.ids], segment.size
                 unfinished[segment.line] = parts, size
             # E stands nowhere inside a document, and a segment has at least two tokens, so E at the end is the end.
-            if segment.ids[-1] == boundary:
+            if segment.ids[-1] == closing:
                 del unfinished[segment.line]
                 yield Document(segment.line, np.concatenate(parts), size)

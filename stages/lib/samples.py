@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from tokenizers import Tokenizer
 from transformers import GPT2LMHeadModel
 
 from stages.lib import copying, sampling
 from stages.lib.packing import Document
+from stages.lib.tokens import Tokenizer
 
 OPENING = 12  # tokens of a held-out document that the models are given as its opening
 COPIED = 50  # characters: a run this long that stands in a training document is a copy, not a turn of phrase
@@ -38,15 +38,15 @@ def evenly(count: int, wanted: int) -> set[int]:
 def opening(tokenizer: Tokenizer, document: Document) -> Prompt:
     """The first words of a document as a prompt."""
     ids = document.ids[1:-1].tolist()
-    text = tokenizer.decode(ids, skip_special_tokens=False)
-    start = tokenizer.decode(ids[:OPENING], skip_special_tokens=False).rstrip(sampling.BROKEN)
+    text = tokenizer.decode(ids)
+    start = tokenizer.decode(ids[:OPENING]).rstrip(sampling.BROKEN)
     if start != text:
         start = start.rpartition(" ")[0] or start  # a word cut in half is a prompt nobody writes
     return Prompt(start, document.line, text[len(start) :])
 
 
 def beginnings(documents: Iterable[Document], count: int) -> list[list[int]]:
-    """`<|endoftext|>` and the first `COPY_PROMPT` tokens of `count` documents, of those that go on long enough.
+    """The opening and the first `COPY_PROMPT` tokens of `count` documents, of those that go on long enough.
 
     `documents` are gone through once; those that are taken stand as far apart as can be.
     """

@@ -6,12 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
-from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 from transformers import GenerationConfig, GPT2LMHeadModel, StoppingCriteria, StoppingCriteriaList
 
 from stages.lib.cli import UserError
-from stages.lib.tokens import boundary_id
+from stages.lib.tokens import Tokenizer
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # what is decoded from a part of a character
 
@@ -39,7 +38,7 @@ class Continuation:
     """
 
     text: str
-    ids: list[int]  # without the closing <|endoftext|>, but with what was written of a string to stop at
+    ids: list[int]  # without the one that closes a text, but with what was written of a string to stop at
     ended: bool
 
 
@@ -51,12 +50,14 @@ class _Follower(StoppingCriteria):
 
     def __init__(self, tokenizer: Tokenizer, stop: tuple[str, ...], write: Callable[[str], None]) -> None:
         self._tokenizer, self._stop, self._write = tokenizer, stop, write
-        self._decoder = DecodeStream(skip_special_tokens=True)
+        self._decoder = DecodeStream(skip_special_tokens=False)
         self._waiting = ""
 
     def __call__(self, input_ids: torch.Tensor, _scores: object, **_: object) -> torch.Tensor:
         """Take the newest token of the shape [1, length]; True once the text is to end."""
-        self._waiting += self._decoder.step(self._tokenizer, int(input_ids[0, -1])) or ""
+        newest = int(input_ids[0, -1])
+        if newest != self._tokenizer.closing:
+            self._waiting += self._decoder.step(self._tokenizer.library, newest) or ""
         kept = _cut(self._waiting, self._stop)
         done = len(kept) < len(self._waiting)
         self._waiting = kept
@@ -103,31 +104,31 @@ def continue_text(
         write(prompt)
     follower = _Follower(tokenizer, sampling.stop, write or (lambda _: None)) if write or sampling.stop else None
     limited = replace(sampling, new_tokens=min(sampling.new_tokens, room))
-    (written,) = _generate(model, [ids], limited, seed, follower)
+    (written,) = _generate(model, tokenizer.closing, [ids], limited, seed, follower)
     if follower:
         follower.close()
-    return _continuation(tokenizer, written, ids[0], sampling.stop)
+    return _continuation(tokenizer, written, sampling.stop)
 
 
 def prompt_ids(model: GPT2LMHeadModel, tokenizer: Tokenizer, prompt: str) -> list[int]:
-    """`<|endoftext|>` and the tokens of `prompt`. Raises UserError when they leave no room in the model's context."""
-    ids = [boundary_id(tokenizer), *tokenizer.encode(prompt, add_special_tokens=False).ids]
+    """What opens a text and the tokens of `prompt`. Raises UserError when they leave no room in the model's context."""
+    ids = [tokenizer.opening, *tokenizer.encode(prompt)]
     context = model.config.n_positions
     if len(ids) >= context:
         raise UserError(f"the prompt has {len(ids) - 1} tokens, the model sees {context - 2} at most")
     return ids
 
 
-def likeliest(model: GPT2LMHeadModel, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
+def likeliest(model: GPT2LMHeadModel, closing: int, prompts: list[list[int]], new_tokens: int) -> list[list[int]]:
     """The tokens that a model holds for the likeliest after each of `prompts`, one after the other (greedy decoding).
 
-    The prompts are equally long and begin with `<|endoftext|>`; they are continued all at once, until a text ends or
-    has `new_tokens`. Returns no closing `<|endoftext|>`.
+    The prompts are equally long; they are continued all at once, until a text ends with `closing` or has `new_tokens`.
+    Returns no `closing`.
     """
     if not prompts:
         return []
     limited = Sampling(min(new_tokens, model.config.n_positions - len(prompts[0])), temperature=0)
-    return [_own(ids, prompts[0][0]) for ids in _generate(model, prompts, limited, seed=0)]
+    return [_own(ids, closing) for ids in _generate(model, closing, prompts, limited, seed=0)]
 
 
 def openings(model: GPT2LMHeadModel, tokenizer: Tokenizer, count: int, new_tokens: int) -> list[str]:
@@ -135,28 +136,32 @@ def openings(model: GPT2LMHeadModel, tokenizer: Tokenizer, count: int, new_token
 
     Leaves the model's mode and the random states as they were.
     """
-    training, boundary = model.training, boundary_id(tokenizer)
+    training = model.training
     model.eval()
     try:
         with torch.random.fork_rng():
-            written = _generate(model, [[boundary]] * count, Sampling(new_tokens), seed=0)
+            written = _generate(model, tokenizer.closing, [[tokenizer.opening]] * count, Sampling(new_tokens), seed=0)
     finally:
         model.train(training)
-    return [_continuation(tokenizer, ids, boundary).text for ids in written]
+    return [_continuation(tokenizer, ids).text for ids in written]
 
 
 def _generate(
-    model: GPT2LMHeadModel, prompts: list[list[int]], sampling: Sampling, seed: int, follower: _Follower | None = None
+    model: GPT2LMHeadModel,
+    closing: int,
+    prompts: list[list[int]],
+    sampling: Sampling,
+    seed: int,
+    follower: _Follower | None = None,
 ) -> list[list[int]]:
-    """What the model writes after each of `prompts`, which are equally long and begin with `<|endoftext|>`."""
-    boundary = prompts[0][0]
+    """What the model writes after each of `prompts`, which are equally long; a text ends with the token `closing`."""
     drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
     chosen = GenerationConfig(
         max_new_tokens=sampling.new_tokens,
         do_sample=sampling.temperature > 0,
         repetition_penalty=sampling.repetition_penalty,
-        eos_token_id=boundary,
-        pad_token_id=boundary,
+        eos_token_id=closing,
+        pad_token_id=closing,
         **(drawn if sampling.temperature > 0 else {}),
     )
     torch.manual_seed(seed)
@@ -171,13 +176,13 @@ def _generate(
     return written[:, ids.shape[1] :].tolist()
 
 
-def _own(ids: list[int], boundary: int) -> list[int]:
-    """The tokens before `<|endoftext|>`; after it comes padding, where others of the batch go on."""
-    return ids[: ids.index(boundary)] if boundary in ids else ids
+def _own(ids: list[int], closing: int) -> list[int]:
+    """The tokens before `closing`; after it comes padding, where others of the batch go on."""
+    return ids[: ids.index(closing)] if closing in ids else ids
 
 
-def _continuation(tokenizer: Tokenizer, written: list[int], boundary: int, stop: tuple[str, ...] = ()) -> Continuation:
-    ids = _own(written, boundary)
+def _continuation(tokenizer: Tokenizer, written: list[int], stop: tuple[str, ...] = ()) -> Continuation:
+    ids = _own(written, tokenizer.closing)
     # At the end there may be a character of which the last token holds only a part.
     text = tokenizer.decode(ids).rstrip(BROKEN)
     cut = _cut(text, stop)

@@ -1,10 +1,10 @@
 """One scorer for everything: training's loss, validation during training, and the final evaluation.
 
-All of them rest on `next_token_nats`. A document is scored by itself, after an initial `<|endoftext|>`; one longer
+All of them rest on `next_token_nats`. A document is scored by itself, after the token that opens a text; one longer
 than the model's context is read in overlapping windows, each token scored once. Nats are added up in float64.
 
-Bits per byte = nats of the document's own tokens / (ln 2 x UTF-8 bytes of its text). The closing `<|endoftext|>` is
-not in it and stands apart. The figure compares models with different tokenizers, which perplexity does not.
+Bits per byte = nats of the document's own tokens / (ln 2 x UTF-8 bytes of its text). The token that closes a
+text is not in it and stands apart. The figure compares models with different tokenizers, which perplexity does not.
 """
 
 from __future__ import annotations
@@ -57,11 +57,11 @@ def next_token_nats(
 
 @dataclass(frozen=True)
 class Score:
-    """What a model gives one document: nats over its own tokens, and over the closing `<|endoftext|>`."""
+    """What a model gives one document: nats over its own tokens, and over the token that closes it."""
 
     line: int
     size: int  # UTF-8 bytes of the text
-    tokens: int  # the document's own, without <|endoftext|>
+    tokens: int  # the document's own, without those that open and close it
     nats: float
     end_of_text_nats: float
 
@@ -112,7 +112,7 @@ class _Window:
 
 
 def _windows(document: int, ids: np.ndarray, context: int, stride: int) -> Iterator[_Window]:
-    scored = 1  # tokens of `ids` that need no score any more; the opening <|endoftext|> never needs one
+    scored = 1  # tokens of `ids` that need no score any more; the opening one never does
     for start in range(0, len(ids), stride):
         window = ids[start : start + context]
         yield _Window(document, window, scored - start)

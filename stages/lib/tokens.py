@@ -1,7 +1,7 @@
 """Token ids: the tokenizer of the base model, and the rows of tokens on disk.
 
 The tokenizer is that of the `tokenizers` library, the engine under Hugging Face's fast tokenizers, without torch. Text
-that looks like a special token stays text: only the pipeline itself writes `<|endoftext|>`.
+that looks like a special token stays text: only the pipeline itself writes the tokens that open and close a document.
 
 Rows stand in one Arrow stream file a split, which `datasets.Dataset.from_file` and `pyarrow` open and memory-map. The
 columns of a row: `input_ids`, its tokens; and for each segment in it one entry in `lengths` (tokens), `lines` (the
@@ -10,18 +10,16 @@ document's line in the corpus) and `sizes` (the document's UTF-8 bytes; 0 when t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from tokenizers import Tokenizer
+import tokenizers
 
 from stages.lib import files
-from stages.lib.cli import UserError
 from stages.lib.packing import Document, Row, Segment
 
-BOUNDARY = "<|endoftext|>"  # opens and closes every document
 SCHEMA = pa.schema(
     [
         ("input_ids", pa.list_(pa.int32())),
@@ -33,24 +31,33 @@ SCHEMA = pa.schema(
 BATCH = 1000  # rows in one Arrow record batch
 
 
-def load_tokenizer(folder: str | Path) -> Tokenizer:
-    """The tokenizer of a model folder, set so that no text can turn into a special token. Raises UserError."""
-    path = Path(folder) / "tokenizer.json"
-    files.need(path)
-    tokenizer = Tokenizer.from_file(str(path))
-    tokenizer.encode_special_tokens = True
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    boundary_id(tokenizer)
-    return tokenizer
+class Tokenizer:
+    """The tokenizer of a model folder in the pipeline's form, with the tokens that open and close a document.
 
+    `opening` and `closing` are their ids, the same one for most models; `library` is the tokenizer itself.
+    """
 
-def boundary_id(tokenizer: Tokenizer) -> int:
-    """The id of `<|endoftext|>`. Raises UserError when the vocabulary has none."""
-    found = tokenizer.token_to_id(BOUNDARY)
-    if found is None:
-        raise UserError(f"the base model's vocabulary has no {BOUNDARY}: choose a GPT-2 model that has it")
-    return found
+    def __init__(self, folder: str | Path) -> None:
+        """Read tokenizer.json and tokenizer_config.json. Raises UserError when they are not there."""
+        vocabulary, config = (Path(folder) / name for name in ("tokenizer.json", "tokenizer_config.json"))
+        files.need(vocabulary, config)
+        declared = files.read_json(config)
+        self.library = tokenizers.Tokenizer.from_file(str(vocabulary))
+        self.library.encode_special_tokens = True
+        self.opening: int = self.library.token_to_id(declared["bos_token"])
+        self.closing: int = self.library.token_to_id(declared["eos_token"])
+
+    def encode(self, text: str) -> list[int]:
+        """The tokens of a text alone; nothing in it turns into a special token."""
+        return self.library.encode(text, add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of tokens; special ones stand in it as they are written."""
+        return self.library.decode(ids, skip_special_tokens=False)
+
+    def document(self, ids: Sequence[int]) -> np.ndarray:
+        """The tokens of a text as a document (int32): opened and closed."""
+        return np.array([self.opening, *ids, self.closing], dtype=np.int32)
 
 
 def write_rows(path: Path, rows: Iterable[Row]) -> tuple[int, int, int]:
@@ -98,5 +105,5 @@ def read_rows(path: Path) -> Iterator[Row]:
 
 
 def text_tokens(document: Document) -> int:
-    """How many tokens the document's own text has, without the `<|endoftext|>` at either end."""
+    """How many tokens the document's own text has, without those that open and close it."""
     return len(document.ids) - 2

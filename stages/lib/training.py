@@ -301,7 +301,7 @@ class Course(TrainerCallback):
             self._board.samples(step, self._write_samples(model))
         if not total.documents:
             return
-        # As in training, the closing <|endoftext|> of each document counts here.
+        # As in training, the token that closes each document counts here.
         mean = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
         if not math.isfinite(mean):
             raise UserError(f"the validation loss is not finite at step {step}: {_REMEDY}")
