@@ -97,7 +97,6 @@ def test_plain_transformers_reads_a_tuned_folder_as_the_pipeline_does(layout, ru
         assert torch.allclose(model(ids).logits, models.load(tuned)(ids).logits, atol=1e-4)
     # Two prompts of different length at once: what pads the shorter one does not change what it gives.
     write = pipeline("text-generation", str(tuned), do_sample=False)
-    write.tokenizer.padding_side = "left"
     prompts = ["The cat and the dog", "he"]
     alone = [write(prompt, max_new_tokens=5, do_sample=False)[0]["generated_text"] for prompt in prompts]
     together = write(prompts, max_new_tokens=5, do_sample=False, batch_size=2)

@@ -1,18 +1,18 @@
-"""Our scores against those of EleutherAI's lm-eval, in an environment of its own."""
+"""Our scores against those of other tools, each in an environment of its own: lm-eval, and transformers as it was."""
 
 import json
 import subprocess
-import sys
-import sysconfig
 
 import numpy as np
 import pytest
-from conftest import HOME, environment
+from conftest import HOME, TEXTS, environment
+from servers import make_environment
 
-from stages.lib import bases, models, scoring, tokens
+from stages.lib import bases, models, sampling, scoring, tokens
 from stages.lib.packing import Document
 
 LM_EVAL = "lm-eval==0.4.13"
+TRANSFORMERS_4 = "transformers==4.57.6"
 DOCUMENTS = 50
 
 SCRIPT = """
@@ -30,21 +30,7 @@ json.dump(model.loglikelihood_rolling(requests), sys.stdout)
 
 @pytest.fixture(scope="module")
 def lm_eval_python(tmp_path_factory):
-    """A Python with lm-eval, which sees this one's packages too, so that torch is not installed once more."""
-    folder = tmp_path_factory.mktemp("lm-eval")
-    subprocess.run([sys.executable, "-m", "venv", str(folder)], check=True)
-    python = str(folder / "bin/python")
-    paths = subprocess.run(
-        [python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    with open(f"{paths.stdout.strip()}/shared.pth", "w", encoding="utf-8") as shared:
-        shared.write(sysconfig.get_path("purelib") + "\n")
-    command = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", LM_EVAL]
-    subprocess.run(command, check=True)
-    return python
+    return make_environment(tmp_path_factory.mktemp("lm-eval"), (LM_EVAL,), inherit=True) / "python"
 
 
 @pytest.mark.slow
@@ -69,3 +55,52 @@ def test_log_likelihoods_equal_those_of_lm_eval(lm_eval_python, tmp_path):
     ours = [-score.nats for score in scoring.score_documents(model, documents)]
     assert len(ours) == DOCUMENTS
     np.testing.assert_allclose(ours, json.loads(theirs.stdout), rtol=1e-4)
+
+
+READ_BY_4 = """
+import json, sys
+import torch, transformers
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Tokenizer, pipeline
+
+assert transformers.__version__.startswith("4."), transformers.__version__
+folder, text = sys.argv[1:]
+tokenizer, slow = AutoTokenizer.from_pretrained(folder), GPT2Tokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
+encoded = tokenizer(text, return_tensors="pt")
+with torch.no_grad():
+    loss = model(**encoded, labels=encoded["input_ids"]).loss.item()
+write = pipeline("text-generation", model=model, tokenizer=tokenizer)
+texts = write(["Жил-был", "Кот"], do_sample=False, max_new_tokens=8, batch_size=2)
+written = [text[0]["generated_text"] for text in texts]
+found = {"inputs": sorted(encoded), "ids": encoded["input_ids"][0].tolist(), "loss": loss, "written": written}
+print(json.dumps(found | {"slow": slow(text, add_special_tokens=False)["input_ids"]}))
+"""
+
+
+@pytest.mark.slow
+def test_the_transformers_before_reads_our_folders_as_we_do(tmp_path):
+    python = make_environment(tmp_path / "environment", (TRANSFORMERS_4,), inherit=True) / "python"
+    base, tuned = tmp_path / "base", tmp_path / "tuned"
+    base.mkdir()
+    bases.normalise(HOME / "model/embedded", "embedded", base)
+    models.save_tuned(models.load(base), base, tuned)
+    text = " ".join(TEXTS)
+    for folder in (HOME / "model/embedded", base, tuned):
+        done = subprocess.run(
+            [python, "-c", READ_BY_4, str(folder), text],
+            capture_output=True,
+            text=True,
+            env=environment(HF_HUB_OFFLINE="1"),
+        )
+        assert done.returncode == 0, done.stderr
+        theirs = json.loads(done.stdout.splitlines()[-1])
+        model, tokenizer = models.load(folder), tokens.Tokenizer(folder)
+        ids = tokenizer.encode(text)
+        assert theirs["inputs"] == ["attention_mask", "input_ids"]
+        assert theirs["ids"] == [tokenizer.opening, *ids]
+        assert theirs["slow"] == ids
+        (score,) = scoring.score_documents(model, [Document(1, tokenizer.document(ids), len(text.encode()))])
+        assert theirs["loss"] == pytest.approx(score.nats / score.tokens, rel=1e-4)
+        how = sampling.Sampling(8, temperature=0)
+        ours = [prompt + sampling.continue_text(model, tokenizer, prompt, how, 0).text for prompt in ("Жил-был", "Кот")]
+        assert theirs["written"] == ours

@@ -104,6 +104,7 @@ def store(vocabulary: Vocabulary, folder: Path, context: int) -> None:
             "eos_token": vocabulary.closing,
             "unk_token": vocabulary.closing,
             "pad_token": vocabulary.padding,
+            "padding_side": "left",  # so that texts of several lengths are gone on with at once
             "split_special_tokens": True,
             "model_max_length": context,
             # Left alone, transformers before 5.0 adds token_type_ids, and GPT-2 adds a row of its embedding for each.

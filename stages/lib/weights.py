@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -23,6 +24,7 @@ EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 # Causal masks that old versions of transformers stored beside the weights.
 _MASKS = re.compile(r"transformer\.h\.\d+\.attn\.(bias|masked_bias)")
 _CHOICE_HEAD = "multiple_choice_head."  # of GPT2DoubleHeadsModel: it chooses between answers, and writes nothing
+_REASON = 120  # characters of what a library says of a file
 _LAYER = re.compile(r"transformer\.h\.(\d+)\.")
 
 
@@ -78,15 +80,16 @@ def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
     try:
         if not _pickled(path):
             return load_file(path)
-        # Files from before torch 1.6 are no archives, and cannot be mapped into memory.
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings(action="ignore"):  # about the version of the pickle's own language
+            # Files from before torch 1.6 are no archives, and cannot be mapped into memory.
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError:
         raise UserError(
             f"{name}: {path.name} is a pickle that holds more than tensors, so it is not read; nothing in it was run. "
             "Ask its author for model.safetensors"
         ) from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
-        reason = str(error).split("\n")[0]
+        reason = str(error).split("\n")[0][:_REASON]
         raise UserError(f"{name}: {path.name} cannot be read ({reason}): it is damaged, get it again") from None
     if not isinstance(found, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items()
