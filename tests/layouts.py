@@ -22,8 +22,8 @@ END = "<|endoftext|>"
 TRAINED = [*TEXTS, "the cat and the dog, don't they? 12 345", "ещё не вечер — «так» сказал он"]
 
 
-def byte_level(size: int, special: list[str]) -> Tokenizer:
-    """A byte-level BPE with so many entries, the special tokens first, none of them marked as added."""
+def byte_level(size: int, special: list[str], texts: list[str] = TRAINED) -> Tokenizer:
+    """A byte-level BPE of so many entries at most, the special tokens first, none of them marked as added."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -32,24 +32,30 @@ def byte_level(size: int, special: list[str]) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=size, special_tokens=special, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer.train_from_iterator(TRAINED * 20, trainer)
+    tokenizer.train_from_iterator(texts * 20, trainer)
     return tokenizer
 
 
 class Folder:
     """A model folder that is being made. `truth` is the model whose weights it holds, however they are stored."""
 
-    def __init__(self, path: Path, size: int = 300, rows: int | None = None, special: tuple[str, ...] = (END,)) -> None:
+    def __init__(
+        self,
+        path: Path,
+        rows: int | None = None,
+        special: tuple[str, ...] = (END,),
+        tokenizer: Tokenizer | None = None,
+    ) -> None:
         path.mkdir(parents=True, exist_ok=True)
         self.path = path
-        self.tokenizer = byte_level(size, list(special))
-        self.rows = rows or size
+        self.tokenizer = tokenizer or byte_level(300, list(special))
+        self.rows = rows or self.tokenizer.get_vocab_size()
         self.settings: dict[str, Any] = {"n_positions": 64, "n_embd": 32, "n_layer": 2, "n_head": 2}
         self.truth: GPT2LMHeadModel
 
     def write(self, name: str, content: Any) -> None:
         """Write an object as JSON, or text as it is."""
-        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False)
+        text = content if isinstance(content, str) else json.dumps(content, ensure_ascii=False, separators=(",", ":"))
         (self.path / name).write_text(text, encoding="utf-8")
 
     # Weights
@@ -58,7 +64,8 @@ class Folder:
         """Draw the weights."""
         torch.manual_seed(0)
         self.settings |= settings
-        config = GPT2Config(vocab_size=self.rows, initializer_range=0.2, **self.settings)
+        # Ten times GPT-2's: tiny models whose predictions differ from token to token.
+        config = GPT2Config(**{"vocab_size": self.rows, "initializer_range": 0.2} | self.settings)
         self.truth = kind(config).eval()
 
     def config(self, drop: tuple[str, ...] = (), **more: Any) -> None:
@@ -119,8 +126,12 @@ class Folder:
     def of_2020(self, *added: str) -> dict[str, Any]:
         """tokenizer.json as it was written in 2020."""
         found = self.described(*added)
-        del found["model"]["type"], found["model"]["byte_fallback"], found["model"]["ignore_merges"]
-        found["model"]["merges"] = [" ".join(pair) for pair in found["model"]["merges"]]
+        for token in found["added_tokens"]:
+            token["normalized"] = True
+        model = found["model"]
+        nothing = {"dropout": None, "unk_token": None, "continuing_subword_prefix": "", "end_of_word_suffix": ""}
+        merges = [" ".join(pair) for pair in model["merges"]]
+        found["model"] = nothing | {"fuse_unk": False, "vocab": model["vocab"], "merges": merges}
         for step in ("pre_tokenizer", "post_processor", "decoder"):
             found[step].pop("use_regex", None)
         return found
@@ -170,21 +181,24 @@ class Layout:
         return folder
 
 
-def openai(folder: Folder) -> None:
-    folder.model()
+def openai(folder: Folder, **settings: Any) -> None:
+    folder.model(**settings)
+    end = folder.tokenizer.token_to_id(END)
     folder.config(
-        bos_token_id=0, eos_token_id=0, task_specific_params={"text-generation": {"do_sample": True, "max_length": 50}}
+        bos_token_id=end,
+        eos_token_id=end,
+        task_specific_params={"text-generation": {"do_sample": True, "max_length": 50}},
     )
     folder.safetensors(prefix=False, masks=torch.float32)
     folder.write("pytorch_model.bin", "never read: there are safetensors")
     folder.write("tokenizer.json", folder.of_2020(END))
-    folder.write("tokenizer_config.json", '{"model_max_length": 64}')
-    folder.write("generation_config.json", {"bos_token_id": 0, "eos_token_id": 0, "_from_model_config": True})
+    folder.write("tokenizer_config.json", {"model_max_length": folder.settings["n_positions"]})
+    folder.write("generation_config.json", {"bos_token_id": end, "eos_token_id": end, "_from_model_config": True})
     folder.vocab_and_merges()
 
 
-def rugpt3_small(folder: Folder) -> None:
-    folder.model()
+def rugpt3_small(folder: Folder, **settings: Any) -> None:
+    folder.model(**settings)
     folder.config()
     folder.pickle(archive=False, masks=torch.uint8)
     folder.vocab_and_merges()
