@@ -31,7 +31,8 @@ def main() -> None:
     base = _encoder()
     sums = Counter()
     splits = {}
-    with files.new_folder(OUTPUT) as folder, encoder.encoding(base) as encode:
+    size = sum((VALIDATED / f"{split}.arrow").stat().st_size for split in corpus.SPLITS)
+    with files.new_folder(OUTPUT) as folder, encoder.encoding(base, size) as encode:
         for split in corpus.SPLITS:
             seen = Counter(
                 documents=0, text_tokens=0, bytes=0, characters=0, words=0, overlong=0, dropped=0, dropped_tokens=0
