@@ -344,7 +344,7 @@ def test_a_missing_tokenizer_is_one_line(tmp_path):
 
 # A little of each, so that a vocabulary learned from one of them knows its words and none of another's.
 LANGUAGES = {
-    "English": "The film was very long, and we talked about it all the way home. The day ended well, and the way home too.",
+    "English": "The film was very long, and we talked about it all the way home. The day ended well.",
     "Russian": "Фильм был очень длинный, и мы говорили о фильме всю дорогу домой. День закончился хорошо.",
     "Chinese": "电影很长，我们在回家的路上一直谈论这部电影。天气很好，我们很高兴。电影里的人也在回家的路上。",
     "Japanese": "映画はとても長かったので、帰り道でずっと映画の話をしました。天気がよくて、とても楽しい一日でした。",
