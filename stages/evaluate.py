@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from stages.lib import cli, comparison, copying, devices, files, models, params, samples, sampling, scoring, tokens
 from stages.lib.packing import Document, documents_of
+from stages.lib.word_count import count_words
 
 TRAIN, TEST = Path("data/tokens/train.arrow"), Path("data/tokens/test.arrow")
 MODELS = {"base": Path("model/base"), "tuned": Path("model/finetuned")}
@@ -74,8 +75,8 @@ def _documents(path: Path, tokenizer: tokens.Tokenizer) -> Iterator[Document]:
 
 
 def _words(tokenizer: tokens.Tokenizer, document: Document) -> int:
-    """What stands between white space in the document's text; at least 1, as perplexity is by word."""
-    return max(1, len(tokenizer.decode(document.ids[1:-1].tolist()).split()))
+    """The words of the document's text; at least 1, as perplexity is by word."""
+    return max(1, count_words(tokenizer.decode(document.ids[1:-1].tolist())))
 
 
 def _score(

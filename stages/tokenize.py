@@ -16,10 +16,11 @@ OUTPUT = Path("data/tokens")
 FIGURES = Path("logs/tokenize.json")
 # On every run the fast way is held against the base's own tokenizer on so many documents, the beginning of each.
 CHECKED, CHECKED_CHARACTERS = 256, 500
-# Above this the vocabulary was made for another language: GPT-2's own spends 1.3 tokens on an English word and 6.5 on
-# a Russian one.
-FITTING_TOKENS_PER_WORD = 3.0
-USUAL_TOKENS_PER_WORD = 1.5
+# Below this a vocabulary was made for other languages. A token of one that fits stands for a word or a part of it: some
+# 4.5 bytes of English, 6 of Russian, 4 of Chinese, or, at the least, one ideograph (3 bytes). One that does not spells
+# letter by letter, at 1 or 2 bytes a letter: GPT-2's own has 1.7 bytes of Russian to a token, and 1.5 of Chinese.
+FITTING_BYTES_PER_TOKEN = 2.5
+USUAL_BYTES_PER_TOKEN = 5.0
 
 
 def main() -> None:
@@ -31,7 +32,8 @@ def main() -> None:
     base = _encoder()
     sums = Counter()
     splits = {}
-    with files.new_folder(OUTPUT) as folder, encoder.encoding(base) as encode:
+    size = sum((VALIDATED / f"{split}.arrow").stat().st_size for split in corpus.SPLITS)
+    with files.new_folder(OUTPUT) as folder, encoder.encoding(base, size) as encode:
         for split in corpus.SPLITS:
             seen = Counter(
                 documents=0, text_tokens=0, bytes=0, characters=0, words=0, overlong=0, dropped=0, dropped_tokens=0
@@ -42,6 +44,12 @@ def main() -> None:
             rows, segments, written = tokens.write_rows(
                 folder / f"{split}.arrow", packing.pack(documents, rules.max_length)
             )
+            if seen["documents"] and not rows:
+                raise cli.UserError(
+                    f"params.yaml: tokenize.overlong is drop, and every training document is longer than "
+                    f"tokenize.max_length, {rules.max_length} tokens: none is left. Set overlong to split, or a larger "
+                    "max_length"
+                )
             sums.update(seen)
             splits[split] = {
                 "documents": seen["documents"],
@@ -59,12 +67,17 @@ def main() -> None:
         **splits,
         "bytes_per_token": sums["bytes"] / sums["text_tokens"],
         "characters_per_token": sums["characters"] / sums["text_tokens"],
-        "tokens_per_word": sums["text_tokens"] / sums["words"],
-        "vocabulary_fits": sums["text_tokens"] <= FITTING_TOKENS_PER_WORD * sums["words"],
+        "tokens_per_word": sums["text_tokens"] / sums["words"] if sums["words"] else None,
+        "vocabulary_fits": fits(sums["bytes"], sums["text_tokens"]),
         "dropped_tokens": sums["dropped_tokens"],
     }
     files.write_json(FIGURES, figures)
     _summary(figures, rules)
+
+
+def fits(size: int, count: int) -> bool:
+    """Whether a vocabulary that spends `count` tokens on `size` bytes of text was made for texts of their language."""
+    return size >= FITTING_BYTES_PER_TOKEN * count
 
 
 def _encoder() -> encoder.Encoder:
@@ -116,9 +129,10 @@ def _summary(figures: dict, rules: params.Tokenize) -> None:
         if counts["rows"]:
             rows = f"{counts['rows']} rows of {rules.max_length}"
             cli.say(f"tokenize: {split}: {counts['tokens']} tokens in {rows}, {counts['fill']:.1%} full")
+    words = f"{figures['tokens_per_word']:.2f} tokens a word, " if figures["tokens_per_word"] else ""
     cli.say(
         f"  {figures['bytes_per_token']:.2f} bytes and {figures['characters_per_token']:.2f} characters a token, "
-        f"{figures['tokens_per_word']:.2f} tokens a word, {figures['dropped_tokens']} tokens dropped"
+        f"{words}{figures['dropped_tokens']} tokens dropped"
     )
     train = figures["train"]
     if figures["dropped_tokens"]:
@@ -128,11 +142,11 @@ def _summary(figures: dict, rules: params.Tokenize) -> None:
             f"{train['dropped_documents']} whole documents"
         )
     if not figures["vocabulary_fits"]:
-        per_word = figures["tokens_per_word"]
-        times = per_word / USUAL_TOKENS_PER_WORD
+        size = figures["bytes_per_token"]
+        seen = rules.max_length * figures["characters_per_token"]
         cli.say(
-            f"  note: {per_word:.1f} tokens a word: the base model's vocabulary was made for another language. The "
-            f"model sees some {rules.max_length / per_word:.0f} words at once, and training takes about {times:.0f} "
+            f"  note: {size:.1f} bytes a token: the base model's vocabulary was made for another language. The model "
+            f"sees some {seen:.0f} characters at once, and training takes about {USUAL_BYTES_PER_TOKEN / size:.0f} "
             "times as long as with a vocabulary that fits. A base trained on the language of the corpus does better: "
             "for Russian base.hub: ai-forever/rugpt3small_based_on_gpt2, or the embedded model to try things out"
         )

@@ -81,7 +81,7 @@ GOOD = {
         "duplicates": 0,
         "leakage": {"leaking_share": 0.0, "run_of_words": 13},
     },
-    "tokenize": {"vocabulary_fits": True, "tokens_per_word": 2.0, "train": {"tokens": 50_000}, "dropped_tokens": 0},
+    "tokenize": {"vocabulary_fits": True, "bytes_per_token": 4.0, "train": {"tokens": 50_000}, "dropped_tokens": 0},
     "train": {"best_step": 156, "learning_rate": 5e-4},
     "validation": [{"bits_per_byte": bits} for bits in ("1.33", "1.21", "1.2001", "1.2000")],
     "evaluate": {
@@ -140,8 +140,8 @@ TROUBLES = [
     ({"validate__duplicates": 51}, "10\u00a0% of the lines repeat another one", None),
     ({"validate__leakage__leaking_share": 0.011}, "Leakage: 1.1\u00a0% of the held-out documents share 13 words", None),
     (
-        {"tokenize__vocabulary_fits": False, "tokenize__tokens_per_word": 6.5},
-        "made for another language: it spends 6.5 tokens on a word",
+        {"tokenize__vocabulary_fits": False, "tokenize__bytes_per_token": 1.68},
+        "made for another language: a token stands for 1.7 bytes of your texts",
         None,
     ),
     ({"tokenize__train__tokens": 19_999}, "Little to learn from: 19\u202f999 training tokens", None),

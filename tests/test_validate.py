@@ -12,7 +12,7 @@ import time
 
 import pyarrow as pa
 import pytest
-from conftest import copy_project, environment, many_texts
+from conftest import copy_project, environment, lines_of, many_texts
 from test_documents import BAD_LINES
 
 from stages.lib import files
@@ -240,7 +240,7 @@ def sums_come_out(figures):
 
 @pytest.mark.parametrize("overlong", ["split", "truncate", "drop"])
 def test_what_becomes_of_overlong_documents_is_counted(project, overlong):
-    texts = [text * (1 + index % 9) for index, text in enumerate(many_texts(90))]
+    texts = [f"{index} {text[:25]} " * (1 + index % 9) for index, text in enumerate(many_texts(90))]
     project.write_corpus(texts)
     project.set(tokenize__overlong=overlong)
     project.ok("python", "-m", "stages.validate")
@@ -268,9 +268,27 @@ def test_a_vocabulary_that_does_not_fit_is_said_in_plain_words(project):
     project.write_corpus(many_texts(60))
     project.ok("python", "-m", "stages.validate")
     output = project.ok("python", "-m", "stages.tokenize")
-    assert project.json("logs/tokenize.json")["tokens_per_word"] > 3
+    assert project.json("logs/tokenize.json")["bytes_per_token"] < 2.5
     assert "the base model's vocabulary was made for another language" in output
     assert "times as long as with a vocabulary that fits" in output
+
+
+def test_overlong_documents_that_are_all_dropped_are_one_line(shared):
+    write(shared, lines_of([text * 20 for text in many_texts(3)]))
+    shared.ok("python", "-m", "stages.validate")
+    shared.set(tokenize__overlong="drop")
+    error = shared.fails("python", "-m", "stages.tokenize")
+    shared.set(tokenize__overlong="split")
+    assert error.startswith("error: params.yaml: tokenize.overlong is drop, and every training document is longer")
+    assert error.count("\n") == 1
+    assert not shared.path("data/tokens").exists()
+
+
+def test_texts_without_a_word_are_tokenized(shared):
+    write(shared, lines_of(["…!", "— — —"]))
+    shared.ok("python", "-m", "stages.validate")
+    shared.ok("python", "-m", "stages.tokenize")
+    assert shared.json("logs/tokenize.json")["tokens_per_word"] is None
 
 
 # Interruption

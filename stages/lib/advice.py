@@ -155,9 +155,9 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     if not tokenize["vocabulary_fits"]:
         yield Finding(
             words(
-                "The base model's vocabulary was made for another language: it spends %(tokens)s tokens on a word. "
-                "A base of the language of your texts learns faster and writes better.",
-                tokens=words.number(tokenize["tokens_per_word"], 1),
+                "The base model's vocabulary was made for another language: a token stands for %(bytes)s bytes of your "
+                "texts. A base of their language learns faster and writes better.",
+                bytes=words.number(tokenize["bytes_per_token"], 1),
             )
         )
     if tokenize["train"]["tokens"] < FEW_TRAINING_TOKENS:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -18,6 +19,27 @@ T = TypeVar("T")
 
 # DVC deletes the outputs of a stage before it runs. What the last commit says of them is in git and in DVC's cache.
 RESTORE = "The outputs of the last committed run come back with: git checkout logs && dvc checkout"
+_AGAIN = "and run the same command again"
+# Errors of the system that mean no mistake of ours: what to call them, and what the user can do.
+_REFUSALS = {
+    errno.ENOSPC: ("no space left on the disk", f"free some space {_AGAIN}"),
+    errno.EDQUOT: ("your share of the disk is used up", f"free some space {_AGAIN}"),
+    errno.EACCES: ("permission denied", f"see that your user may read and write it {_AGAIN}"),
+    errno.EPERM: ("the system does not permit that", f"see that your user may read and write it {_AGAIN}"),
+    errno.EROFS: ("the file system is read-only", "make it writable, or work in another folder"),
+    errno.EFBIG: (
+        "the file gets too large",
+        "raise the limit of `ulimit -f`, or use another disk",
+    ),
+    errno.EMFILE: ("too many open files", f"raise the limit, for example by `ulimit -n 4096`, {_AGAIN}"),
+    errno.ENFILE: ("too many open files on this machine", f"close other programs {_AGAIN}"),
+    errno.EISDIR: ("a folder stands where a file belongs", f"move it away {_AGAIN}"),
+    errno.ENOTDIR: ("a file stands where a folder belongs", f"move it away {_AGAIN}"),
+    errno.ENAMETOOLONG: ("the name is too long", "use a shorter one"),
+    errno.EIO: ("the disk failed", "see what the system's log says of it, and use another disk"),
+    errno.ESTALE: ("the network's file system lost the file", f"mount it again {_AGAIN}"),
+    errno.ENOMEM: ("out of memory", f"close other programs {_AGAIN}"),
+}
 DATA_STAGES = ("base", "validate", "tokenize")
 
 
@@ -31,6 +53,22 @@ class Stopped(Exception):
     def __init__(self, message: str, status: int) -> None:
         super().__init__(message)
         self.status = status
+
+
+def printable(text: str, limit: int = 200) -> str:
+    """What others wrote (a field's name, a path, a value) as a message may show it: on one line, and not too long.
+
+    What would move the cursor, break the line, turn the direction of writing or be seen by nobody stands there as an
+    escape such as `\\x1b`. What comes after `limit` characters is left out, and `…` says so.
+    """
+    pieces = [
+        piece if piece.isprintable() else piece.encode("unicode_escape").decode("ascii") for piece in text[: limit + 1]
+    ]
+    if len("".join(pieces)) <= limit:
+        return "".join(pieces)
+    while len("".join(pieces)) >= limit:
+        pieces.pop()
+    return "".join(pieces) + "…"
 
 
 def say(message: str) -> None:
@@ -50,7 +88,8 @@ def say(message: str) -> None:
 def run(main: Callable[[], None]) -> None:
     """Run a command's `main` and turn a user's mistake into one line and a non-zero exit status.
 
-    Exits with 1 after a mistake or a full disk, with 128 and the signal's number after Ctrl-C or another signal.
+    Exits with 1 after a mistake or where the machine refuses something, with 128 and the signal's number after Ctrl-C
+    or another signal.
     """
     try:
         main()
@@ -62,11 +101,28 @@ def run(main: Callable[[], None]) -> None:
         _stop_printing()  # who read our output went away (`| head`): nothing is wrong
     except KeyboardInterrupt:
         _fail("interrupted: the same command starts it again", 130)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except (OSError, MemoryError, RuntimeError) as error:
+        if (message := refusal(error)) is None:
             raise
-        where = f" while writing {error.filename}" if error.filename else ""
-        _fail(f"no space left on the disk{where}: free some space and run the same command again", 1)
+        _fail(message, 1)
+
+
+def refusal(error: Exception) -> str | None:
+    """What the machine refused (a file, space, memory), in one line that says what to do; None for any other error."""
+    # torch has errors of its own for memory, and is not loaded for their sake.
+    if isinstance(error, MemoryError) or re.search(r"out of memory|can't allocate memory", str(error)):
+        return (
+            "out of memory: close other programs; training takes less with a lower train.batch_size, then "
+            f"tokenize.max_length ({printable(str(error)) or type(error).__name__})"
+        )
+    if not isinstance(error, OSError) or error.errno not in _REFUSALS:
+        return None
+    what, remedy = _REFUSALS[error.errno]
+    path = error.filename2 or error.filename
+    # A library may put the path into its message instead.
+    where = os.fsdecode(path) if isinstance(path, str | bytes) else (error.strerror or "")
+    known = where in ("", os.strerror(error.errno))
+    return f"{what}{'' if known else f': {printable(where)}'}: {remedy}"
 
 
 def _stop_printing() -> None:

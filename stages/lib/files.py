@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -38,8 +39,9 @@ def new_folder(path: str | Path) -> Iterator[Path]:
     partial.mkdir(parents=True)
     try:
         yield partial
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(partial, ignore_errors=True)
+        _name(error, path)
         raise
     mask = os.umask(0)
     os.umask(mask)
@@ -64,8 +66,9 @@ def new_file(path: str | Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-    except BaseException:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
+        _name(error, path)
         raise
     sync(partial)
     os.replace(partial, path)
@@ -76,12 +79,15 @@ def new_file(path: str | Path) -> Iterator[Path]:
 def writing(folder: str | Path) -> Iterator[None]:
     """Have a write that fails inside the block raise OSError, whatever the library that writes makes of it.
 
-    torch and safetensors raise errors of their own that do not say why. So after one the disk is asked again: where it
-    takes no more bytes, that is the OSError raised; otherwise theirs goes on.
+    torch and safetensors raise errors of their own. safetensors writes the system's number into its message; torch does
+    not say why. So after one the disk is asked again: where it takes no more bytes, that is the OSError raised;
+    otherwise theirs goes on.
     """
     try:
         yield
-    except (RuntimeError, SafetensorError):
+    except (RuntimeError, SafetensorError) as error:
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(folder)) from None
         probe = Path(folder) / ".probe.partial"
         try:
             with open(probe, "wb") as file:
@@ -90,6 +96,12 @@ def writing(folder: str | Path) -> Iterator[None]:
         finally:
             probe.unlink(missing_ok=True)
         raise
+
+
+def _name(error: BaseException, path: Path) -> None:
+    """Tell an error of the system that came without a path which one it is about."""
+    if isinstance(error, OSError) and error.filename is None:
+        error.filename = str(path)
 
 
 def _partial(path: Path) -> Path:

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import signal
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from typing import TypeVar
+
+from stages.lib.cli import UserError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -26,3 +33,40 @@ def in_order(pool: Executor, function: Callable[[Item], Result], items: Iterable
             yield waiting.popleft().result()
     while waiting:
         yield waiting.popleft().result()
+
+
+@contextmanager
+def processes(count: int) -> Iterator[Executor]:
+    """Give `count` fresh Python processes that share work; used in a `with` block.
+
+    They end with this process, whatever ends it, and leave Ctrl-C to it. Raises UserError when one of them is ended
+    from outside.
+    """
+    pool = ProcessPoolExecutor(count, multiprocessing.get_context("spawn"), initializer=_serve)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # a process that starts takes that over
+    try:
+        for _ in range(count):
+            pool.submit(processors)  # each task starts one, while none of them has got so far as to take two
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        yield pool
+    except BrokenProcessPool:
+        raise UserError(
+            "a process that shared the work was ended from outside, mostly for want of memory: close other programs "
+            "and run the same command again"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _serve() -> None:
+    """Begin a process of the pool: it ends when the one that started it does."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
