@@ -24,7 +24,7 @@ def main() -> None:
     # Nothing that is stored depends on these settings: they are refused here because here the work begins.
     everything.check_context(sources.read_config(source, name).n_positions)
     with files.new_folder(OUTPUT) as folder:
-        facts = bases.normalise(source, name, folder, settings.end_of_text)
+        facts = bases.normalise(source, name, folder, settings.end_of_text, settings.special_tokens == "keep")
         provenance = {
             "name": name,
             "source": "hub" if settings.hub else "folder",

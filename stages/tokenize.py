@@ -21,6 +21,8 @@ CHECKED, CHECKED_CHARACTERS = 256, 500
 # letter by letter, at 1 or 2 bytes a letter: GPT-2's own has 1.7 bytes of Russian to a token, and 1.5 of Chinese.
 FITTING_BYTES_PER_TOKEN = 2.5
 USUAL_BYTES_PER_TOKEN = 5.0
+_READ = "read as plain text. Where it is to be the base's own token, as turn marks are: base.special_tokens: keep"
+_KEPT = "kept as the base's own token, unless it opens, closes or pads a text"
 
 
 def main() -> None:
@@ -30,7 +32,7 @@ def main() -> None:
     files.need(VALIDATED, BASE)
     settings.check_context(files.read_json(BASE / "config.json")["n_positions"])
     base = _encoder()
-    sums = Counter()
+    sums, special = Counter(), Counter[str]()
     splits = {}
     size = sum((VALIDATED / f"{split}.arrow").stat().st_size for split in corpus.SPLITS)
     with files.new_folder(OUTPUT) as folder, encoder.encoding(base, size) as encode:
@@ -40,7 +42,7 @@ def main() -> None:
             )
             # What is held out is scored whole, whatever becomes of long documents in training.
             overlong = rules.overlong if split == "train" else "split"
-            documents = _documents(split, encode, rules.max_length, overlong, seen)
+            documents = _documents(split, encode, rules.max_length, overlong, seen, special)
             rows, segments, written = tokens.write_rows(
                 folder / f"{split}.arrow", packing.pack(documents, rules.max_length)
             )
@@ -70,9 +72,10 @@ def main() -> None:
         "tokens_per_word": sums["text_tokens"] / sums["words"] if sums["words"] else None,
         "vocabulary_fits": fits(sums["bytes"], sums["text_tokens"]),
         "dropped_tokens": sums["dropped_tokens"],
+        "special_tokens_in_texts": dict(sorted(special.items())),
     }
     files.write_json(FIGURES, figures)
-    _summary(figures, rules)
+    _summary(figures, settings)
 
 
 def fits(size: int, count: int) -> bool:
@@ -98,9 +101,9 @@ def _encoder() -> encoder.Encoder:
 
 
 def _documents(
-    split: str, encode: encoder.Encode, max_length: int, overlong: str, seen: Counter
+    split: str, encode: encoder.Encode, max_length: int, overlong: str, seen: Counter, special: Counter[str]
 ) -> Iterator[packing.Document]:
-    """Yield the documents of a split as token ids, and count in `seen` what went by."""
+    """Yield the documents of a split as token ids, and count in `seen` and `special` what went by."""
     with cli.progress(f"tokenize {split}", corpus.count_documents(VALIDATED, split), " documents") as bar:
         for batch in encode(corpus.read_documents(VALIDATED, split)):
             lengths = np.diff(batch.ends, prepend=0)
@@ -112,6 +115,7 @@ def _documents(
                 words=batch.words,
                 overlong=int((lengths > max_length).sum()),
             )
+            special.update(batch.special)
             parts = np.split(batch.ids, batch.ends[:-1])
             for line, size, ids in zip(batch.lines.tolist(), batch.sizes.tolist(), parts, strict=True):
                 kept = packing.shorten(packing.Document(line, ids, size), max_length, overlong)
@@ -123,7 +127,8 @@ def _documents(
             bar.update(len(lengths))
 
 
-def _summary(figures: dict, rules: params.Tokenize) -> None:
+def _summary(figures: dict, settings: params.Params) -> None:
+    rules = settings.tokenize
     for split in corpus.SPLITS:
         counts = figures[split]
         if counts["rows"]:
@@ -134,6 +139,9 @@ def _summary(figures: dict, rules: params.Tokenize) -> None:
         f"  {figures['bytes_per_token']:.2f} bytes and {figures['characters_per_token']:.2f} characters a token, "
         f"{words}{figures['dropped_tokens']} tokens dropped"
     )
+    for token, count in figures["special_tokens_in_texts"].items():
+        kept = settings.base.special_tokens == "keep"
+        cli.say(f"  {token} stands in the texts, times: {count}; " + (_KEPT if kept else _READ))
     train = figures["train"]
     if figures["dropped_tokens"]:
         cli.say(

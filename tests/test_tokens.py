@@ -1,10 +1,12 @@
 """Tokens: packing loses none, keeps documents in order, and text never turns into a special token."""
 
 import json
+import re
 import shutil
 from collections import Counter
 from itertools import product
 
+import layouts
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,7 +17,7 @@ from hypothesis import strategies as st
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer
 
-from stages.lib import batches, corpus, encoder, packing, remembered, scoring, tokens, word_count
+from stages.lib import bases, batches, corpus, encoder, packing, remembered, scoring, tokens, word_count
 from stages.lib.cli import UserError
 from stages.lib.encoder import Encoder
 from stages.tokenize import fits
@@ -371,3 +373,50 @@ def test_gpt2s_own_vocabulary_fits_english_and_not_russian():
     """By what it was seen to spend: 1.6 to 1.7 bytes of Russian a token, 3.8 to 4.7 of English."""
     assert not fits(170, 100)
     assert fits(380, 100)
+
+
+MARKED = "@@ПЕРВЫЙ@@ Привет, <|endoftext|> и @@ВТОРОЙ@@ Да. <pad>"
+
+
+@pytest.fixture(params=["text", "keep"])
+def dialogue_base(request, tmp_path):
+    """A base with turn marks, as the stage stores it, under either setting of `base.special_tokens`."""
+    folder = layouts.Folder(tmp_path / "source", rows=302, special=("<pad>", "<s>", "</s>", layouts.END))
+    layouts.rudialogpt(folder)
+    (tmp_path / "base").mkdir()
+    bases.normalise(folder.path, "dialogue", tmp_path / "base", keep_special=request.param == "keep")
+    return request.param, tmp_path / "base"
+
+
+@pytest.mark.parametrize("by_pieces", [True, False])
+def test_turn_marks_in_texts_are_text_or_kept_as_asked(dialogue_base, by_pieces):
+    setting, folder = dialogue_base
+    tokenizer = tokens.Tokenizer(folder)
+    (document,) = Encoder(folder, by_pieces).encode([MARKED])
+    ids = document[1:-1].tolist()
+    assert ids == tokenizer.encode(MARKED)
+    assert tokenizer.decode(ids) == MARKED
+    marks = [300, 301] if setting == "keep" else []
+    assert [id for id in ids if id in tokenizer.special.values()] == marks
+    # Between the marks stand the ids that the parts have by themselves.
+    parts = re.split("@@ПЕРВЫЙ@@|@@ВТОРОЙ@@", MARKED)[1:]
+    if setting == "keep":
+        assert ids == [300, *tokenizer.encode(parts[0]), 301, *tokenizer.encode(parts[1])]
+
+
+def test_special_tokens_that_stand_in_texts_are_counted(dialogue_base):
+    _, folder = dialogue_base
+    texts = pa.array([MARKED, "Кот", "<s><s> @@ПЕРВЫЙ@@"])
+    found = tokens.Tokenizer(folder).written_out(texts)
+    assert found == {"@@ПЕРВЫЙ@@": 2, "@@ВТОРОЙ@@": 1, "<|endoftext|>": 1, "<pad>": 1, "<s>": 2}
+
+
+def test_a_text_that_a_tokenizer_cannot_give_back_is_named_by_its_line(tiny_base, tmp_path):
+    described = json.loads((tiny_base / "tokenizer.json").read_text(encoding="utf-8"))
+    described["normalizer"] = {"type": "NFC"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
+    shutil.copy(tiny_base / "tokenizer_config.json", tmp_path)
+    encoder = Encoder(tmp_path)
+    encoder.refuse_loss(["Ёж"], [1])
+    with pytest.raises(UserError, match="line 7 of the corpus would not come back"):
+        encoder.refuse_loss(["Ёж", "e\u0301"], [1, 7])

@@ -30,11 +30,13 @@ class Facts:
     converted: list[str]
 
 
-def normalise(source: str | Path, name: str, folder: Path, end_of_text: str | None = None) -> Facts:
+def normalise(
+    source: str | Path, name: str, folder: Path, end_of_text: str | None = None, keep_special: bool = False
+) -> Facts:
     """Write the GPT-2 in `source`, which the user calls `name`, to `folder` in the pipeline's form.
 
-    `end_of_text` is `base.end_of_text` of params.yaml. Raises UserError when it is no GPT-2 that can be tuned here, or
-    when its parts do not fit each other.
+    `end_of_text` and `keep_special` are the settings `base.end_of_text` and `base.special_tokens`. Raises UserError
+    when it is no GPT-2 that can be tuned here, or when its parts do not fit each other.
     """
     source = Path(source)
     sources.own_files(source, name)
@@ -55,7 +57,7 @@ def normalise(source: str | Path, name: str, folder: Path, end_of_text: str | No
     config.save_pretrained(folder)
     with files.writing(folder):
         save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    vocabularies.store(vocabulary, folder, config.n_positions)
+    vocabularies.store(vocabulary, folder, config.n_positions, keep_special)
     return _facts(config, vocabulary, sum(tensor.numel() for tensor in tensors.values()), converted)
 
 

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ import regex
 import tokenizers
 
 from stages.lib import parallel
+from stages.lib.cli import UserError
 from stages.lib.remembered import Remembered
 from stages.lib.tokens import Tokenizer
 from stages.lib.word_count import count_words
@@ -64,7 +66,10 @@ class Encoder:
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Each text as a document (int32): its tokens between the one that opens it and the one that closes it."""
-        encoded = map(self._ids_by_pieces, texts) if self.by_pieces else self._ids_of_whole(texts)
+        if self._tokenizer.kept:
+            encoded = map(self._ids_round_kept, texts)
+        else:
+            encoded = map(self._ids_by_pieces, texts) if self.by_pieces else self._ids_of_whole(texts)
         return [np.frombuffer(self._opening + ids + self._closing, np.int32) for ids in encoded]
 
     def check(self, texts: Sequence[str]) -> bool:
@@ -72,6 +77,29 @@ class Encoder:
         same = list(map(self._ids_by_pieces, texts)) == self._ids_of_whole(texts)
         self.by_pieces = self.by_pieces and same
         return same
+
+    def refuse_loss(self, texts: Sequence[str], lines: Sequence[int]) -> None:
+        """Raise UserError, naming the line, when a text does not come back from its ids, or would end in its middle.
+
+        A tokenizer that works by pieces is on bytes, and can do neither.
+        """
+        for line, text in zip(lines, texts, strict=True):
+            ids = self._tokenizer.encode(text)
+            if self._tokenizer.decode(ids) != text or self._tokenizer.closing in ids:
+                raise UserError(
+                    f"line {line} of the corpus would not come back from the base's tokenizer as it is written: take a "
+                    "GPT-2 whose tokenizer works on bytes"
+                )
+
+    def written_out(self, texts: pa.StringArray) -> Counter[str]:
+        """How often each of the base's special tokens stands in texts, as it is written."""
+        return self._tokenizer.written_out(texts)
+
+    def _ids_round_kept(self, text: str) -> bytes:
+        """The ids of a text in which special tokens stay what they are."""
+        kept = self._tokenizer.kept
+        other = self._ids_by_pieces if self.by_pieces else lambda part: self._ids_of_whole([part])[0]
+        return b"".join(_packed([kept[part]]) if part in kept else other(part) for part in self._tokenizer.parts(text))
 
     def _ids_by_pieces(self, text: str) -> bytes:
         return b"".join(map(self._chunks.__getitem__, CHUNKS.findall(text)))
@@ -120,6 +148,7 @@ class Encoded:
     ids: np.ndarray  # int32
     characters: int
     words: int
+    special: Counter[str]  # special tokens that are written out in the texts
 
 
 Encode = Callable[[Iterable[pa.RecordBatch]], Iterator[Encoded]]
@@ -153,6 +182,8 @@ def _encode_elsewhere(folder: str | Path, batch: pa.RecordBatch) -> Encoded:
 def _encode_batch(encoder: Encoder, batch: pa.RecordBatch) -> Encoded:
     texts = batch["text"].to_pylist()
     encoded = encoder.encode(texts)
+    if not encoder.by_pieces:
+        encoder.refuse_loss(texts, batch["line"].to_pylist())
     return Encoded(
         lines=batch["line"].to_numpy(),
         sizes=pc.binary_length(batch["text"]).to_numpy().astype(np.int64),
@@ -160,4 +191,5 @@ def _encode_batch(encoder: Encoder, batch: pa.RecordBatch) -> Encoded:
         ids=np.concatenate(encoded),
         characters=sum(map(len, texts)),
         words=sum(map(count_words, texts)),
+        special=encoder.written_out(batch["text"]),
     )

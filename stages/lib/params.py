@@ -60,6 +60,7 @@ class Base(Section):
     hub: Annotated[str, AfterValidator(_hub_name)] | None
     revision: Annotated[str, Field(min_length=1)] | None
     end_of_text: Annotated[str, Field(min_length=1)] | None
+    special_tokens: Literal["text", "keep"]
 
     @model_validator(mode="after")
     def _revision_of_a_hub_model(self) -> Base:

@@ -1,7 +1,8 @@
 """Token ids: the tokenizer of the base model, and the rows of tokens on disk.
 
 The tokenizer is that of the `tokenizers` library, the engine under Hugging Face's fast tokenizers, without torch. Text
-that looks like a special token stays text: only the pipeline itself writes the tokens that open and close a document.
+that looks like a special token stays text, unless `base.special_tokens` keeps it what it is; what opens and closes a
+document is always written by the pipeline alone.
 
 Rows stand in one Arrow stream file a split, which `datasets.Dataset.from_file` and `pyarrow` open and memory-map. The
 columns of a row: `input_ids`, its tokens; and for each segment in it one entry in `lengths` (tokens), `lines` (the
@@ -10,11 +11,14 @@ document's line in the corpus) and `sizes` (the document's UTF-8 bytes; 0 when t
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import tokenizers
 
 from stages.lib import files
@@ -34,7 +38,8 @@ BATCH = 1000  # rows in one Arrow record batch
 class Tokenizer:
     """The tokenizer of a model folder in the pipeline's form, with the tokens that open and close a document.
 
-    `opening` and `closing` are their ids, the same one for most models; `library` is the tokenizer itself.
+    `opening` and `closing` are their ids, the same one for most models; `library` is the tokenizer itself. `special`
+    are the ids of the special tokens by what they are written like, `kept` of those that a text may hold.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -46,10 +51,28 @@ class Tokenizer:
         self.library.encode_special_tokens = True
         self.opening: int = self.library.token_to_id(declared["bos_token"])
         self.closing: int = self.library.token_to_id(declared["eos_token"])
+        added = self.library.get_added_tokens_decoder().items()
+        self.special = {token.content: id for id, token in added if token.special}
+        around = {declared["bos_token"], declared["eos_token"], declared.get("pad_token")}
+        keep = not declared.get("split_special_tokens", True)
+        self.kept = {token: id for token, id in self.special.items() if keep and token not in around}
+        # A longer one before one that it begins with.
+        self._cut = re.compile(f"({'|'.join(map(re.escape, sorted(self.kept, key=len, reverse=True)))})")
 
     def encode(self, text: str) -> list[int]:
-        """The tokens of a text alone; nothing in it turns into a special token."""
-        return self.library.encode(text, add_special_tokens=False).ids
+        """The tokens of a text alone; nothing in it turns into a special token but those that are kept."""
+        ids: list[int] = []
+        for part in self.parts(text):
+            ids += [self.kept[part]] if part in self.kept else self.library.encode(part, add_special_tokens=False).ids
+        return ids
+
+    def parts(self, text: str) -> list[str]:
+        """A text cut round the special tokens that are kept; each of those is a part of its own."""
+        return [part for part in self._cut.split(text) if part] if self.kept else [text]
+
+    def written_out(self, texts: pa.StringArray) -> Counter[str]:
+        """How often each special token stands in texts, as it is written; those that do are named."""
+        return +Counter({token: pc.sum(pc.count_substring(texts, token)).as_py() for token in self.special})
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of tokens; special ones stand in it as they are written."""

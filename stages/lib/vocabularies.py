@@ -78,11 +78,12 @@ def usual(tokenizer: Tokenizer) -> Vocabulary:
     return Vocabulary(tokenizer, END_OF_TEXT, END_OF_TEXT, END_OF_TEXT, added=False, converted=[])
 
 
-def store(vocabulary: Vocabulary, folder: Path, context: int) -> None:
+def store(vocabulary: Vocabulary, folder: Path, context: int, keep_special: bool = False) -> None:
     """Write tokenizer.json and tokenizer_config.json to `folder`, for a model of `context` tokens.
 
     transformers' `AutoTokenizer` then reads a text as the pipeline does: what opens a text stands before it, and
-    nothing in the text turns into a special token. Where GPT-2's own older form can say it, it stands beside them.
+    nothing in the text turns into a special token, unless `keep_special`. Where GPT-2's own older form can say it, it
+    stands beside them.
     """
     described = json.loads(vocabulary.tokenizer.to_str())
     opening = vocabulary.opening
@@ -105,7 +106,7 @@ def store(vocabulary: Vocabulary, folder: Path, context: int) -> None:
             "unk_token": vocabulary.closing,
             "pad_token": vocabulary.padding,
             "padding_side": "left",  # so that texts of several lengths are gone on with at once
-            "split_special_tokens": True,
+            "split_special_tokens": not keep_special,
             "model_max_length": context,
             # Left alone, transformers before 5.0 adds token_type_ids, and GPT-2 adds a row of its embedding for each.
             "model_input_names": ["input_ids", "attention_mask"],
