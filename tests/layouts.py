@@ -435,7 +435,7 @@ LAYOUTS = [
         folder={"special": ("<s>", "<pad>", "</s>", "<unk>", "<mask>")},
     ),
     Layout(
-        "the same, the end of a text named",
+        "dbmdz/german-gpt2 of January 2021",
         german_january,
         opens="</s>",
         closes="</s>",
@@ -449,7 +449,7 @@ LAYOUTS = [
         folder={"special": ()},
     ),
     Layout(
-        "the same, the end of a text named",
+        "dbmdz/german-gpt2 of June 2021",
         german_june,
         end_of_text=END,
         said=("no row for left out: <|endoftext|>", "<|endoftext|> added to the vocabulary"),

@@ -1,5 +1,6 @@
 """Every layout in which GPT-2s are published: read as plain transformers reads it, or refused with its reason."""
 
+import re
 import shutil
 
 import pytest
@@ -112,3 +113,28 @@ def test_what_cannot_be_tuned_is_refused_with_its_reason(layout, run_base, tmp_p
     for words in layout.refused:
         assert words in message
     assert not (tmp_path / "model/base").exists()
+
+
+def test_the_page_of_models_has_a_row_for_each_layout():
+    page = (HOME / "docs/models.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| ([^|]+) \| (taken|refused)", page, re.MULTILINE))
+    settled = {layout.name for layout in LAYOUTS if layout.end_of_text}
+    outcomes = {layout.name: "refused" if layout.refused else "taken" for layout in LAYOUTS}
+    assert rows == outcomes | dict.fromkeys(settled, "taken")
+    for layout in LAYOUTS:
+        if layout.end_of_text:
+            assert f"`base.end_of_text: {layout.end_of_text}`".replace("|", r"\|") in page
+
+
+def test_only_models_of_the_table_are_suggested():
+    tried = ", ".join(layout.name for layout in LAYOUTS)
+    suggesting = ["README.md", "README.ru.md", "params.yaml", "docs/models.md"]
+    suggesting += [path.relative_to(HOME).as_posix() for path in (HOME / "stages").rglob("*.*") if path.is_file()]
+    found = set()
+    for name in suggesting:
+        if not name.endswith(".pyc"):
+            text = (HOME / name).read_text(encoding="utf-8")
+            found |= set(re.findall(r"\b(?:openai-community|ai-forever|distilbert|microsoft)/[\w.-]+\w", text))
+    assert {"openai-community/gpt2", "ai-forever/rugpt3small_based_on_gpt2"} <= found
+    for model in found:
+        assert any(model.startswith(one) for one in re.split(", ", tried)), model
