@@ -47,14 +47,14 @@ def real_rugpt3(path, texts):
 @pytest.mark.parametrize("shape", ["gpt2", "rugpt3small"])
 def test_a_base_of_real_size_goes_through_the_pipeline(shape, gpt2_tokenizer, tmp_path, proofs):
     project = copy_project(tmp_path / "project")
-    texts = many_texts(60)
+    texts = many_texts(40)
     project.write_corpus(texts)
     base = project.path("model/real")
     if shape == "gpt2":
         real_gpt2(base, gpt2_tokenizer)
     else:
         real_rugpt3(base, texts)
-    project.set(base__folder="model/real", train__epochs="2", evaluate__new_tokens="12", evaluate__copy_prompts="2")
+    project.set(base__folder="model/real", train__epochs="1", evaluate__new_tokens="12", evaluate__copy_prompts="1")
     seconds = {}
     for stage in STAGES:
         began = time.monotonic()

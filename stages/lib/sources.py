@@ -100,8 +100,6 @@ def read_config(folder: Path, name: str) -> GPT2Config:
     known = {key: value for key, value in described.items() if key in GPT2Config().to_dict()}
     for key in ("architectures", "dtype", "_name_or_path", "transformers_version", "id2label", "label2id"):
         known.pop(key, None)
-    # Left out, GPT-2's own would be filled in, which may be ordinary words here.
-    known = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | known
     try:
         config = GPT2Config(**known)
         for key in _SIZES:
