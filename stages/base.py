@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.lib import cli, files, hub, models, params
+from stages.lib import cli, files, hub, licence, models, params
 
 OUTPUT = Path("model/base")
 
@@ -15,9 +15,9 @@ def main() -> None:
     settings = everything.base
     if settings.hub:
         download = hub.download(settings.hub, settings.revision)
-        name, source, commit, licence = settings.hub, download.folder, download.commit, download.licence
+        name, source, commit, of_hub = settings.hub, download.folder, download.commit, download.licence
     else:
-        name, source, commit, licence = settings.folder, Path(settings.folder), None, None
+        name, source, commit, of_hub = settings.folder, Path(settings.folder), None, None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
     # Nothing that is stored depends on these settings: they are refused here because here the work begins.
@@ -28,7 +28,7 @@ def main() -> None:
             "name": name,
             "source": "hub" if settings.hub else "folder",
             "commit": commit,
-            "licence": licence or models.licence(source),
+            "licence": licence.named(of_hub) or licence.stated(source),
             "files": models.provenance(source),
         }
         files.write_json(folder / "provenance.json", provenance)

@@ -14,13 +14,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoTokenizer, GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
-from yaml import YAMLError
 
 from stages.lib import files
 from stages.lib.cli import UserError
@@ -180,17 +178,6 @@ def provenance(source: str | Path) -> dict[str, str]:
     """The SHA-256 of every file that `normalise` reads, by name."""
     found = sorted(path for pattern in FILES for path in Path(source).glob(pattern))
     return {path.name: files.sha256(path) for path in found}
-
-
-def licence(source: str | Path) -> str | None:
-    """The licence that the folder's model card (README.md) states, if any."""
-    card = Path(source) / "README.md"
-    if not card.exists():
-        return None
-    try:
-        return ModelCard.load(card).data.license
-    except (ValueError, YAMLError):
-        return None  # a README that is no model card
 
 
 def freeze(model: GPT2LMHeadModel, layers: int) -> None:
