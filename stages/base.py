@@ -32,7 +32,7 @@ def main() -> None:
             "files": models.provenance(source),
         }
         files.write_json(folder / "provenance.json", provenance)
-    cli.say(f"base: {name}" + (f" at commit {commit}" if commit else ""))
+    cli.say(f"base: {cli.printable(name)}" + (f" at commit {commit}" if commit else ""))
 
 
 if __name__ == "__main__":
