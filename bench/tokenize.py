@@ -87,10 +87,8 @@ def by_tiktoken() -> None:
 
     import tiktoken
 
-    from stages.lib.encoder import byte_letters
-
     described = json.loads((BASE / "tokenizer.json").read_text(encoding="utf-8"))
-    bytes_of = {letter: byte for byte, letter in byte_letters().items()}
+    bytes_of = _byte_of_letters()
     vocabulary = {token: id for token, id in described["model"]["vocab"].items() if token != "<|endoftext|>"}
     ranks = {bytes(bytes_of[letter] for letter in token): id for token, id in vocabulary.items()}
     pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
@@ -99,6 +97,13 @@ def by_tiktoken() -> None:
     table = pa.table({"input_ids": pa.array(encoded, pa.list_(pa.int32()))})
     with pa.OSFile("tiktoken.arrow", "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
+
+
+def _byte_of_letters() -> dict[str, int]:
+    """The byte for which each letter of GPT-2's vocabulary stands: itself if printable, else those from U+0100 on."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
 
 
 def _same_ids(name: str) -> bool:

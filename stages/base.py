@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from stages.lib import bases, cli, files, hub, models, params, sources
+from stages.lib import bases, cli, files, hub, licence, params, sources
 
 OUTPUT = Path("model/base")
 
@@ -16,9 +16,9 @@ def main() -> None:
     settings = everything.base
     if settings.hub:
         download = hub.download(settings.hub, settings.revision)
-        name, source, commit, licence = settings.hub, download.folder, download.commit, download.licence
+        name, source, commit, of_hub = settings.hub, download.folder, download.commit, download.licence
     else:
-        name, source, commit, licence = settings.folder, Path(settings.folder), None, None
+        name, source, commit, of_hub = settings.folder, Path(settings.folder), None, None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
     # Nothing that is stored depends on these settings: they are refused here because here the work begins.
@@ -29,7 +29,7 @@ def main() -> None:
             "name": name,
             "source": "hub" if settings.hub else "folder",
             "commit": commit,
-            "licence": licence or models.licence(source),
+            "licence": licence.named(of_hub) or licence.stated(source),
             **asdict(facts),
             "files": bases.provenance(source, name),
         }
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def _summary(name: str, commit: str | None, facts: bases.Facts) -> None:
-    cli.say(f"base: {name}" + (f" at commit {commit}" if commit else ""))
+    cli.say(f"base: {cli.printable(name)}" + (f" at commit {commit}" if commit else ""))
     cli.say(
         f"  {facts.layers} layers of width {facts.width}, {facts.parameters / 1e6:.1f} M parameters, sees "
         f"{facts.context} tokens, knows {facts.vocabulary}"

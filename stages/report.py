@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,6 +73,7 @@ def page_environment(words: Words) -> Environment:
     # No plural forms: the messages are worded so that they need none.
     environment.install_gettext_callables(words.look_up, lambda one, _many, _count: words.look_up(one), newstyle=True)
     environment.filters["pieces"] = _pieces
+    environment.filters |= {"markdown": _markdown, "code": _code}
     # Plain JSON for a Python string in the card; Jinja's own tojson is for HTML.
     environment.filters["tojson_text"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment
@@ -113,6 +116,17 @@ def _pieces(text: str, copied: list[list[int]]) -> Iterator[tuple[str, bool]]:
         yield text[start:end], True
         at = end
     yield text[at:], False
+
+
+def _markdown(text: str) -> str:
+    """`text` as Markdown that shows it as it is, neither markup nor HTML."""
+    return re.sub(r"[\\`*_\[\]#|~$!]", r"\\\g<0>", html.escape(text, quote=False))
+
+
+def _code(text: str) -> str:
+    """`text` as a code span, which no backtick in it ends."""
+    fence = "`" * (1 + max(map(len, re.findall("`+", text)), default=0))
+    return f"{fence} {text} {fence}" if "`" in text else f"`{text}`"
 
 
 def _card_header(facts: dict[str, Any]) -> str:

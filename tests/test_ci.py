@@ -1,14 +1,18 @@
 """What runs for a pull request and on the main branch: the scripts that the workflows call, and the workflows."""
 
 import configparser
+import json
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import servers
 from conftest import HOME, Project, hashes
 from ruamel.yaml import YAML
 
@@ -108,6 +112,130 @@ def test_the_steps_of_a_workflow_are_scripts_of_the_project(path):
 def test_the_workflows_are_ones_that_github_and_gitlab_take(arguments):
     pytest.importorskip("check_jsonschema", reason="pip install -r tests/requirements.txt")
     subprocess.run([sys.executable, "-m", "check_jsonschema", *arguments], cwd=HOME, check=True)
+
+
+# Known vulnerabilities
+
+BAD = {"id": "PYSEC-2099-1", "aliases": ["CVE-2099-1"], "fix_versions": ["9.0"]}
+
+
+@pytest.fixture
+def audit(tmp_path):
+    """A function that runs the script with a stand-in for pip-audit that prints these and ends with that status."""
+    shutil.copytree(HOME / ".ci", tmp_path / ".ci")
+
+    def run(output="", error="", allowed=""):
+        stand_in = tmp_path / "pip-audit"
+        stand_in.write_text(f"#!{sys.executable}\nimport sys\nsys.stdout.write({output!r})\nsys.exit({error!r})\n")
+        stand_in.chmod(0o755)
+        with open(tmp_path / ".ci/allowed_vulnerabilities.txt", "a", encoding="utf-8") as file:
+            file.write(allowed)
+        command = [sys.executable, str(tmp_path / ".ci/audit.py"), str(stand_in)]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    return run
+
+
+def found(*vulnerabilities):
+    good = {"name": "dvc", "version": "1.0", "vulns": []}
+    return json.dumps({"dependencies": [good, {"name": "jinja2", "version": "3.0", "vulns": list(vulnerabilities)}]})
+
+
+def test_without_a_known_vulnerability_ci_goes_on(audit):
+    done = audit(found())
+    assert (done.returncode, done.stdout, done.stderr) == (0, "No known vulnerability.\n", "")
+
+
+def test_a_known_vulnerability_stops_ci(audit):
+    done = audit(found(BAD), "Found 1 known vulnerability")
+    assert done.returncode == 1
+    assert "jinja2 3.0: PYSEC-2099-1 = CVE-2099-1, mended in 9.0" in done.stderr
+
+
+@pytest.mark.parametrize("name", ["PYSEC-2099-1", "CVE-2099-1"])
+def test_a_vulnerability_that_is_named_with_a_reason_is_let_pass(audit, name):
+    done = audit(found(BAD), "Found 1 known vulnerability", f"# Only on Windows.\n{name}\n")
+    assert (done.returncode, done.stdout) == (0, "No known vulnerability but 1 allowed ones.\n")
+
+
+def test_a_reason_must_be_given(audit):
+    done = audit(found(BAD), "Found 1 known vulnerability", "PYSEC-2099-1\n")
+    assert done.returncode == 1
+    assert "names PYSEC-2099-1 without a reason" in done.stderr
+
+
+def test_what_is_allowed_and_gone_is_said(audit):
+    done = audit(found(), allowed="# Only on Windows.\nCVE-2099-7\n")
+    assert done.returncode == 0
+    assert "names CVE-2099-7, which no pinned version has any more" in done.stdout
+
+
+def test_what_the_database_does_not_know_is_said(audit):
+    skipped = {"name": "torch", "skip_reason": "not found"}
+    assert "NOT LOOKED UP: torch: not found" in audit(json.dumps({"dependencies": [skipped]})).stdout
+
+
+def test_a_database_out_of_reach_is_said_and_not_passed_over(audit):
+    done = audit(error="Traceback\nrequests.exceptions.ConnectTimeout: HTTPSConnectionPool(host='x')")
+    assert done.returncode == 0
+    assert done.stdout.startswith("NOT LOOKED UP: whether the pinned versions have known vulnerabilities")
+    assert "No known vulnerability." not in done.stdout
+
+
+def test_a_lookup_that_fails_for_another_reason_stops_ci(audit):
+    done = audit(error="pip-audit: error: unrecognized arguments: --osv-url")
+    assert done.returncode == 1
+    assert "unrecognized arguments" in done.stderr
+
+
+class Database(BaseHTTPRequestHandler):
+    """Answers as OSV's database does: one package has a vulnerability."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.asked.append(f"{asked['package']['name']}=={asked['version']}")
+        affected = {"package": asked["package"], "versions": [asked["version"]], "ranges": []}
+        known = {"id": "PYSEC-2099-1", "aliases": ["CVE-2099-1"], "details": "x", "affected": [affected]}
+        body = json.dumps({"vulns": [known]} if asked["package"]["name"] == self.server.bad else {}).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.mark.slow
+def test_every_pinned_version_is_looked_up(tmp_path):
+    """pip-audit itself, against a database on the loopback address."""
+    wanted = (HOME / ".ci/audit_requirements.txt").read_text(encoding="utf-8").splitlines()
+    bin_folder = servers.make_environment(tmp_path / "audit", tuple(line for line in wanted if line[0] != "#"))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Database)
+    server.asked, server.bad = [], None
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/v1/query"
+    command = [sys.executable, str(HOME / ".ci/audit.py"), str(bin_folder / "pip-audit")]
+    done = subprocess.run([*command, url], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "No known vulnerability.\n", "")
+    names = {re.split("[=[]", one)[0] for one in server.asked}
+    for name in ("requirements.txt", "tests/requirements.txt"):
+        lines = (HOME / name).read_text(encoding="utf-8").splitlines()
+        pins = {
+            line.split("=")[0].lower().replace("_", "-").split("[")[0]
+            for line in lines
+            if "==" in line and ";" not in line
+        }
+        assert pins <= names
+    server.bad = "jinja2"
+    done = subprocess.run([*command, url], capture_output=True, text=True)
+    assert done.returncode == 1
+    assert "PYSEC-2099-1 = CVE-2099-1" in done.stderr
+    server.shutdown()
+    server.server_close()
+    done = subprocess.run([*command, url], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert done.stdout.startswith("NOT LOOKED UP")
 
 
 # What a project that others look into should hold

@@ -176,15 +176,6 @@ def test_a_config_that_makes_no_sense_is_refused(tiny_base, tmp_path, content):
     assert "config.json" in spoil(tiny_base, tmp_path, lambda source: (source / "config.json").write_text(content))
 
 
-@pytest.mark.parametrize(
-    ("readme", "expected"),
-    [("---\nlicense: mit\n---\n# Model\n", "mit"), ("# No card\n", None), ("---\n: [\n---\n", None)],
-)
-def test_the_licence_is_the_one_the_folders_card_states(tmp_path, readme, expected):
-    (tmp_path / "README.md").write_text(readme, encoding="utf-8")
-    assert models.licence(tmp_path) == expected
-
-
 def test_a_saved_model_carries_the_configuration_it_came_with(tiny_base, tmp_path):
     base = normalised(tiny_base, tmp_path)
     models.save_tuned(models.load(base, dropout=0.2), base, tmp_path / "tuned")

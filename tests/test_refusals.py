@@ -84,3 +84,14 @@ def test_a_bug_keeps_its_traceback(error):
 
     with pytest.raises(type(error)):
         cli.run(main)
+
+
+def test_an_error_moves_no_cursor_and_is_not_longer_than_anyone_reads(capsys):
+    def main():
+        raise cli.UserError("first \x1b[2J\u202e line\nsecond " + "x" * 10_000)
+
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    first, second = capsys.readouterr().err.splitlines()
+    assert first == "error: first \\x1b[2J\\u202e line"
+    assert second == "second " + "x" * 1992 + "…"

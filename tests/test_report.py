@@ -303,6 +303,41 @@ def test_a_text_is_cut_where_copies_begin_and_end():
     assert list(report._pieces("abc", [])) == [("abc", False)]
 
 
+HOSTILE = "<script>x</script> [a](b) *c* `d` # e & f: 'g' - \\"
+
+
+@pytest.mark.parametrize(
+    ("text", "markdown", "code"),
+    [
+        ("GPT-2, fine-tuned", "GPT-2, fine-tuned", "`GPT-2, fine-tuned`"),
+        ("<img src=x>", "&lt;img src=x&gt;", "`<img src=x>`"),
+        ("[a](b) *c* #", "\\[a\\](b) \\*c\\* \\#", "`[a](b) *c* #`"),
+        ("a`b``c", "a\\`b\\`\\`c", "``` a`b``c ```"),
+        ("&amp; \\", "&amp;amp; \\\\", "`&amp; \\`"),
+    ],
+)
+def test_what_others_wrote_is_text_in_the_card(text, markdown, code):
+    assert report._markdown(text) == markdown
+    assert report._code(text) == code
+
+
+def test_a_hostile_title_and_base_stay_text_on_page_and_card(project):
+    written = HOSTILE.replace("'", "''")
+    project.set(report__title=f"'{written}'")
+    path = project.path("model/base/provenance.json")
+    path.chmod(0o644)
+    files.write_json(path, project.json("model/base/provenance.json") | {"name": HOSTILE, "source": "hub"})
+    project.ok("python", "-m", "stages.report")
+    page = project.path("logs/report.html").read_text(encoding="utf-8")
+    assert "<script>x" not in page
+    card = project.path("model/MODEL_CARD.md").read_text(encoding="utf-8")
+    header, _, body = card.removeprefix("---\n").partition("\n---\n")
+    described = yaml.safe_load(header)
+    assert described["base_model"] == described["model-index"][0]["name"] == HOSTILE
+    assert f"# {report._markdown(HOSTILE)}\n" in body
+    assert f"fine-tuned from {report._code(HOSTILE)} on " in body
+
+
 def test_in_russian_everything_is(project):
     project.set(report__language="ru")
     output = project.ok("dvc", "repro")

@@ -40,6 +40,7 @@ _REFUSALS = {
     errno.ESTALE: ("the network's file system lost the file", f"mount it again {_AGAIN}"),
     errno.ENOMEM: ("out of memory", f"close other programs {_AGAIN}"),
 }
+_LONGEST_LINE = 2000  # characters of an error
 DATA_STAGES = ("base", "validate", "tokenize")
 
 
@@ -131,7 +132,9 @@ def _stop_printing() -> None:
 
 
 def _fail(message: str, status: int) -> None:
-    print(f"error: {message}", file=sys.stderr, flush=True)
+    # Whatever others wrote into it moves no cursor and turns no direction.
+    lines = [printable(line, _LONGEST_LINE) for line in f"error: {message}".split("\n")]
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
     if os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
         print(RESTORE, file=sys.stderr, flush=True)
     sys.exit(status)

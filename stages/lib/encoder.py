@@ -6,8 +6,7 @@ over, so each piece goes through the tokenizer's own BPE once and is looked up f
 between white space: there are fewer of them in a text, and they are found faster.
 
 What this rests on is checked: a tokenizer that works otherwise, or that gives other ids on a sample of the corpus, does
-all the work itself; so does it for a chunk with a character that some versions of Unicode do not know, because the
-classes of characters by which chunks are cut might differ there.
+all the work itself, as it does for a chunk with a character that some versions of Unicode do not know.
 
 A large corpus is shared among processes, each of which remembers chunks and pieces for itself, in some 150 MB at most.
 """
@@ -29,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 import tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
 
 from stages.lib import parallel
 from stages.lib.cli import UserError
@@ -36,20 +36,13 @@ from stages.lib.remembered import Remembered
 from stages.lib.tokens import Tokenizer
 from stages.lib.word_count import count_words
 
-# GPT-2's own, as published with it; the same for all of its kind. What it calls \s is the same in every version of
-# Unicode, and none of its pieces but those of white space has any after its first character.
+# GPT-2's own. None of its pieces but those of white space has any after its first character, so chunks hold whole ones.
 PIECES = regex.compile(r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+")
 _SPACE = r"\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000"
 CHUNKS = re.compile(rf" ?[^{_SPACE}]+|[{_SPACE}]+(?![^{_SPACE}])|[{_SPACE}]+")
 _UNSURE = regex.compile(r"\p{Cn}")  # characters that some versions of Unicode do not know
+_SPELLING = ByteLevel(add_prefix_space=False, use_regex=False)  # of each byte as the letter vocabularies have for it
 _SMALL = 30_000_000  # bytes of text below which further processes cost more time than they save
-
-
-def byte_letters() -> dict[int, str]:
-    """The letter by which GPT-2's vocabulary spells each byte: itself if it is printable, else one from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {byte: chr(byte) for byte in printable} | {byte: chr(256 + at) for at, byte in enumerate(others)}
 
 
 class Encoder:
@@ -61,7 +54,7 @@ class Encoder:
         self._tokenizer = Tokenizer(folder)
         self._opening, self._closing = _packed([self._tokenizer.opening]), _packed([self._tokenizer.closing])
         self.by_pieces = by_pieces and _works_by_pieces(self._tokenizer.library)
-        self._tokenize, self._letters = self._tokenizer.library.model.tokenize, byte_letters()
+        self._tokenize = self._tokenizer.library.model.tokenize
         self._chunks, self._pieces = Remembered(self._ids_of_chunk), Remembered(self._ids_of_piece)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
@@ -110,7 +103,7 @@ class Encoder:
         return b"".join(map(self._pieces.__getitem__, PIECES.findall(chunk)))
 
     def _ids_of_piece(self, piece: str) -> bytes:
-        spelled = piece.encode("utf-8").decode("latin-1").translate(self._letters)
+        [(spelled, _)] = _SPELLING.pre_tokenize_str(piece)
         return _packed([token.id for token in self._tokenize(spelled)])
 
     def _ids_of_whole(self, texts: Sequence[str]) -> list[bytes]:

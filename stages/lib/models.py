@@ -13,10 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from huggingface_hub import ModelCard
 from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
-from yaml import YAMLError
 
 from stages.lib import files
 from stages.lib.cli import UserError
@@ -56,17 +54,6 @@ def at_work(config: GPT2Config, dropout: float = 0.0, attention: str = "sdpa") -
     config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = dropout
     config._attn_implementation = attention
     return config
-
-
-def licence(source: str | Path) -> str | None:
-    """The licence that the folder's model card (README.md) states, if any."""
-    card = Path(source) / "README.md"
-    if not card.exists():
-        return None
-    try:
-        return ModelCard.load(card).data.license
-    except (ValueError, YAMLError):
-        return None  # a README that is no model card
 
 
 def freeze(model: GPT2LMHeadModel, layers: int) -> None:

@@ -1,7 +1,6 @@
 """The settings in params.yaml, read through one typed schema.
 
-The file is YAML 1.2, as DVC writes it: there `5e-05` is a number, which PyYAML would read as text. The whole file is
-checked whichever stage reads it, so a mistake anywhere stops the first stage that runs.
+The whole file is checked whichever stage reads it, so a mistake anywhere stops the first stage that runs.
 """
 
 from __future__ import annotations
@@ -9,32 +8,42 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from pathlib import Path
-from typing import Annotated, Literal
+from pathlib import Path, PureWindowsPath
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from stages.lib.cli import UserError
+from stages.lib import plain_yaml
+from stages.lib.cli import UserError, printable
 
 PATH = Path("params.yaml")
+SHOWN = 5  # mistakes that are named; how many more there are is said
 _TYPES = ("constrained-float", "constrained-str", "literal['auto']", "function-after[_hub_name(), str]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _one_line(text: str) -> str:
+    if not text.strip() or _CONTROL.search(text):
+        raise ValueError("but must be one line of text without control characters")
+    return text
 
 
 def _inside(path: str) -> str:
-    if Path(path).is_absolute() or ".." in Path(path).parts:
+    elsewhere = Path(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("~") or "://" in path
+    if elsewhere or ".." in Path(path).parts:
         raise ValueError("but must be a path inside the repository, relative to its top")
     return path
 
 
 def _hub_name(name: str) -> str:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", name):
+    # The Hub's own rule.
+    if not re.fullmatch(r"(?!.*(?:--|\.\.))\b[\w.-]+\b/\b[\w.-]+\b", name, re.ASCII) or len(name) > 96:
         raise ValueError("but must be owner/name, such as openai-community/gpt2")
     return name
 
 
-Inside = Annotated[str, Field(min_length=1), AfterValidator(_inside)]
+OneLine = Annotated[str, AfterValidator(_one_line)]
+Inside = Annotated[OneLine, AfterValidator(_inside)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Share = Annotated[float, Field(ge=0, lt=1)]
@@ -58,8 +67,8 @@ class Base(Section):
 
     folder: Inside
     hub: Annotated[str, AfterValidator(_hub_name)] | None
-    revision: Annotated[str, Field(min_length=1)] | None
-    end_of_text: Annotated[str, Field(min_length=1)] | None
+    revision: OneLine | None
+    end_of_text: OneLine | None
     special_tokens: Literal["text", "keep"]
 
     @model_validator(mode="after")
@@ -145,7 +154,7 @@ class Evaluate(Section):
 class Report(Section):
     """What the report says about itself."""
 
-    title: Annotated[str, Field(min_length=1)]
+    title: OneLine
     language: Literal["en", "ru"]
     corpus_language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None
 
@@ -178,14 +187,14 @@ class Params(Section):
 def load(path: str | Path = PATH) -> Params:
     """Read and check the settings. Raises UserError: one line with the key, what was given and what is allowed."""
     try:
-        content = YAML(typ="safe", pure=True).load(Path(path).read_text(encoding="utf-8"))
+        with open(path, "rb") as file:
+            content = plain_yaml.parse(file.read(plain_yaml.LARGEST + 1))
     except FileNotFoundError:
         raise UserError(f"{path} is not there: run this in the top folder of the repository") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f", line {mark.line + 1}" if mark else ""
-        problem = str(getattr(error, "problem", error)).split("\n")[0]
-        raise UserError(f"{path}{where}: {problem}") from None
+    except plain_yaml.Refused as refused:
+        raise UserError(f"{path}, {refused}") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no settings: git checkout {path} brings them back")
     try:
         return Params.model_validate(content)
     except ValidationError as error:
@@ -195,22 +204,28 @@ def load(path: str | Path = PATH) -> Params:
 def _explain(error: ValidationError) -> str:
     # A key that may hold one of several types yields an error for each: gather them under the key.
     problems: dict[str, list[str]] = {}
-    for one in error.errors():
-        key = ".".join(str(part) for part in one["loc"] if part not in _TYPES)
+    for one in error.errors(include_url=False):
+        key = printable(".".join(str(part) for part in one["loc"] if part not in _TYPES))
         if one["type"] == "extra_forbidden":
-            problem = f"is no known key (its value: {reprlib.repr(one['input'])}): {_likely(one['loc'])}"
+            problem = f"is no known key (its value: {_shown(one['input'])}): {_likely(one['loc'])}"
         elif one["type"] == "missing":
             problem = "is missing"
         else:
-            given = "" if isinstance(one["input"], dict) else f"is {one['input']!r}, "
+            given = "" if isinstance(one["input"], dict) else f"is {_shown(one['input'])}, "
             problem = given + one["msg"].removeprefix("Value error, ").replace("Input should be", "but must be")
         problems.setdefault(key, []).append(problem)
-    return "; ".join(f"{key} {_join(found)}" for key, found in problems.items())
+    named = [f"{key} {_join(found)}" for key, found in problems.items()]
+    more = [f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []
+    return "; ".join(named[:SHOWN] + more)
+
+
+def _shown(value: Any) -> str:
+    return printable(reprlib.repr(value))
 
 
 def _likely(path: tuple[int | str, ...]) -> str:
     """What may have been meant by a key that the schema does not have."""
-    *sections, key = (str(part) for part in path)
+    *sections, key = (printable(str(part)) for part in path)
     fields = Params.model_fields
     for section in sections:
         fields = {field.alias or name: field for name, field in fields.items()}[section].annotation.model_fields
