@@ -33,6 +33,22 @@ class Stopped(Exception):
         self.status = status
 
 
+def printable(text: str, limit: int = 200) -> str:
+    """What others wrote (a field's name, a path, a value) as a message may show it: on one line, and not too long.
+
+    What would move the cursor, break the line, turn the direction of writing or be seen by nobody stands there as an
+    escape such as `\\x1b`. What comes after `limit` characters is left out, and `…` says so.
+    """
+    pieces = [
+        piece if piece.isprintable() else piece.encode("unicode_escape").decode("ascii") for piece in text[: limit + 1]
+    ]
+    if len("".join(pieces)) <= limit:
+        return "".join(pieces)
+    while len("".join(pieces)) >= limit:
+        pieces.pop()
+    return "".join(pieces) + "…"
+
+
 def say(message: str) -> None:
     """Print one line about what was done or which way was chosen, at once even into a pipe.
 
