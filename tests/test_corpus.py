@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib import corpus, documents, duplicates, hashing, leakage, scan
+from stages.lib import corpus, duplicates, hashing, leakage, scan
+from stages.lib.unusual import unusual_places
 
 key = duplicates.document_key
 
@@ -41,7 +42,7 @@ def test_keys_are_the_same_exactly_when_the_normalised_texts_are(one, other):
 def keys_of(texts, unusual=None):
     array = pa.array(texts, pa.string())
     if unusual is None:
-        unusual = [bool(len(documents.unusual_places(np.frombuffer(text.encode(), np.uint8)))) for text in texts]
+        unusual = [bool(len(unusual_places(np.frombuffer(text.encode(), np.uint8)))) for text in texts]
     return duplicates.keys_of(array, np.array(unusual, dtype=bool))
 
 
