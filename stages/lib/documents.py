@@ -52,7 +52,7 @@ class Problems:
     it is found out whenever it is asked for, and only the places of the lines are kept.
     """
 
-    def __init__(self, read: Callable[[int], object], line: Callable[[int], Line], indices: np.ndarray) -> None:
+    def __init__(self, read: Callable[[int], object], line: Callable[[int], Line], indices: array[int]) -> None:
         """`read` raises BadLine for the line of each of these indices, and `line` gives it."""
         self._read, self._line, self._indices = read, line, indices
 
@@ -188,7 +188,7 @@ class Parser:
                 bad.append(index)
                 if len(bad) == self._most:
                     break
-        return found, Problems(read, bounds.line, np.array(bad, np.int64)), blank
+        return found, Problems(read, bounds.line, bad), blank
 
     def _read(self, line: Line, unusual: bool) -> tuple[str, bool] | None:
         """The text of a line and whether it is unusual, which the line may be; None if it is blank. Raises BadLine."""

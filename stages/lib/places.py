@@ -42,6 +42,10 @@ class Places:
         name, number = self._find(line)
         return f"{name}, line {number}"
 
+    def name(self, line: int) -> str:
+        """The file that the line stands in."""
+        return self._find(line)[0]
+
     def short(self, line: int) -> str:
         """The line, preceded by its file where there are several."""
         name, number = self._find(line)

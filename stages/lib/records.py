@@ -169,7 +169,7 @@ def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple
     if "\r" in bare:
         return "not JSON", "line ends of old Macs: convert them with tr '\\r' '\\n' < OLD > NEW"
     if bare in ("{", "["):
-        return "not JSON", "a document over several lines: jq -c . OLD > NEW puts each on one"
+        return "JSON over several lines", "a document over several lines: jq -c . OLD > NEW puts each on one"
     if at_end and not line.end:
         return "cut off", "the file ends in the middle of this line: it was cut off, get it again"
     if error.msg == "Extra data":
