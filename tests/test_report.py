@@ -79,6 +79,8 @@ GOOD = {
         "lines": 500,
         "rejected": 0,
         "duplicates": 0,
+        "marks": [],
+        "few_long_documents": False,
         "leakage": {"leaking_share": 0.0, "run_of_words": 13},
     },
     "tokenize": {"vocabulary_fits": True, "tokens_per_word": 2.0, "train": {"tokens": 50_000}, "dropped_tokens": 0},
@@ -137,6 +139,16 @@ TROUBLES = [
         "train.keep=best",
     ),
     ({"validate__rejected": 3}, "3 lines were left out: data/rejected.jsonl", None),
+    (
+        {"validate__marks": [{"mark": "<|endoftext|>"}, {"mark": "</s>"}]},
+        "The texts hold <|endoftext|>, </s>, with which other tools part texts",
+        None,
+    ),
+    (
+        {"evaluate__documents": 0, "validate__few_long_documents": True},
+        "whether the model got better is not known. Divide your long documents",
+        None,
+    ),
     ({"validate__duplicates": 51}, "10\u00a0% of the lines repeat another one", None),
     ({"validate__leakage__leaking_share": 0.011}, "Leakage: 1.1\u00a0% of the held-out documents share 13 words", None),
     (

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -78,6 +79,42 @@ WHOLE_FILES = {
     "empty": (b"", "data/my_corpus.jsonl holds no document: put your texts into it"),
     "blank": (b"\n\n  \n", "data/my_corpus.jsonl holds no document: put your texts into it"),
     "pretty": (b'{\n  "text": "a"\n}\n', "line 1: not JSON at column 2: a document over several lines: jq -c ."),
+    "gzip": (
+        gzip.compress(GOOD[0].encode()),
+        "data/my_corpus.jsonl is packed with gzip: have its name end in .jsonl.gz",
+    ),
+    "word": (
+        b"PK\x03\x04 and so on",
+        "data/my_corpus.jsonl is a ZIP archive, as .docx, .xlsx and .epub are: unpack it",
+    ),
+    "wrapper": (
+        b'{\n  "version": "1.0",\n  "data": [\n    {\n      "text": "a"\n    }\n  ]\n}\n',
+        "is one JSON object with an array \"data\", not a document a line: jq -c '.data[]'",
+    ),
+    "wrapper in one line": (
+        b'{"data": [{"text": "a"}, {"text": "b"}]}\n',
+        "line 1: one object with an array of documents: jq -c '.data[]' OLD > NEW puts each on a line",
+    ),
+    "chat": (
+        b'{"messages": [{"role": "user", "content": "a"}], "id": 1}\n' * 50,
+        'line 1: the turns of a chat, not one text: jq -c \'{"text": [.messages[].content] | join("\\n")}\' OLD > NEW '
+        "joins them; 49 more lines are bad",
+    ),
+    "ShareGPT": (
+        b'{"conversations": [{"from": "human", "value": "a"}]}\n' * 500,
+        '[.conversations[].value] | join("\\n")}\' OLD > NEW joins them; at least 99 more lines are bad',
+    ),
+    "another field": (b'{"body": "a"}\n' * 500, "(fields: body): rename the one that holds the text, or set"),
+    "plain text": ("Глава 1\n\nОднажды утром.\n".encode() * 50, "data/my_corpus.jsonl is plain text, not JSON Lines: "),
+    "table": (b'id;text\n1;"a"\n2;"b"\n' * 50, "data/my_corpus.jsonl is a table (CSV), not JSON Lines: python -c"),
+    "not UTF-8 everywhere": (
+        "\n".join(['{"text": "in English"}', GOOD[0]] * 30).encode("cp1251"),
+        "line 2: byte 11 (0xcf) is not UTF-8; it looks like CP1251",
+    ),
+    "plain text not in UTF-8": (
+        "Chapter 1\nОднажды утром.\n".encode("cp1251") * 50,
+        "line 2: byte 1 (0xce) is not UTF-8; it looks like CP1251",
+    ),
     "old mac": ("\r".join(GOOD).encode(), ": line ends of old Macs: convert them with tr"),
 }
 
@@ -87,8 +124,67 @@ def test_a_file_that_is_no_json_lines_is_named_for_what_it_is(shared, case):
     content, expected = WHOLE_FILES[case]
     before = outputs(shared)
     write(shared, content)
-    assert expected in shared.fails("python", "-m", "stages.validate")
+    error = shared.fails("python", "-m", "stages.validate")
+    assert expected in error
+    assert len(error.splitlines()) <= (1 if content.count(b"\n") >= 20 else 5)
     assert outputs(shared) == before
+
+
+def commands_in(error, old):
+    """The commands in a message, with the name of the user's file in its place."""
+    commands = re.findall(r"((?:jq|python -c) .*?) OLD > NEW", error) or re.findall(r"(python -c .*?) > NEW", error)
+    return [command.replace("OLD", old) if "OLD" in command else f"{command} {old}" for command in commands]
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (WHOLE_FILES["array"][0], [["Первый хороший документ.", "Второй хороший документ.", "Третий."]]),
+        (WHOLE_FILES["wrapper"][0], [["a"]]),
+        (WHOLE_FILES["wrapper in one line"][0], [["a", "b"]]),
+        (b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n', [["a\nb"]]),
+        (b'{"turns": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n' * 2, [["a\nb"] * 2]),
+        ("Глава\n1\n\nДень.\n".encode(), [["Глава", "1", "День."], ["Глава\n1", "День.\n"]]),
+        ('id,text\n1,"a, ""b""\nc"\n2,ё\n'.encode(), [['a, "b"\nc', "ё"]]),
+        ("\ufeffid;text\r\n1;a\r\n".encode(), [["a"]]),
+        (b"text\tid\na\t1\n", [["a"]]),
+    ],
+)
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_commands_in_a_message_do_what_it_says(shared, content, texts):
+    write(shared, content)
+    error = shared.fails("python", "-m", "stages.validate")
+    found = []
+    for command in commands_in(error, "data/my_corpus.jsonl"):
+        made = shared.ok("sh", "-c", command)
+        found.append([json.loads(line)["text"] for line in made.split("\n")[:-1]])
+    assert found == texts
+
+
+def test_after_a_hundred_bad_lines_no_more_are_looked_for(shared):
+    content = GOOD[0].encode() + b"\n" + b"{}\n[]\n" * 60
+    write(shared, content)
+    error = shared.fails("python", "-m", "stages.validate")
+    first, *named, last = error.splitlines()
+    assert first.startswith("error: at least 100 bad lines in data/my_corpus.jsonl: mend them, or set")
+    assert len(named) == 20
+    assert last == "... and at least 80 more; by kind: 50 no text field, 50 not an object"
+    shared.set(validate__on_error="skip")
+    shared.ok("python", "-m", "stages.validate")
+    assert shared.json("logs/validate.json")["rejected"] == 120
+    shared.set(validate__on_error="fail")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells a process's peak like this")
+def test_bad_lines_take_no_memory(shared):
+    """Some 85 MB are the libraries. Keeping exceptions took 700 for these lines, and going back 600 for the blanks."""
+    write(shared, GOOD[0].encode() + b"\n" + b"{\n" * 200_000 + b'{"text": "' + b" " * 5_000_000 + b'"}\n')
+    shared.set(validate__on_error="skip")
+    show_peak = "from stages import validate; validate.main(); print(open('/proc/self/status').read())"
+    output = shared.ok("python", "-c", show_peak)
+    shared.set(validate__on_error="fail")
+    assert int(re.search(r"VmHWM:\s*(\d+) kB", output)[1]) < 250_000
+    assert shared.json("logs/validate.json")["rejected"] == 200_001
 
 
 def test_a_line_longer_than_allowed_stops_the_stage(project):

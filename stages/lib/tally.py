@@ -12,7 +12,7 @@ from stages.lib.places import Places
 
 SHOWN = 20  # problems named one by one
 # Of a file that begins like that, the lines are no use one by one: it is another kind of file.
-_NO_JSON = ("not JSON", "text after the object")
+_NO_JSON = ("not JSON", "text after the object", "byte order mark")
 _WHOLE_FILE = ("not UTF-8", "JSON over several lines")
 
 
