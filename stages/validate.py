@@ -183,7 +183,7 @@ def _summary(path: str, figures: dict, places: Places) -> None:
 def _summary_of_marks(figures: dict, places: Places) -> None:
     for one in figures["marks"]:
         first = ", ".join(map(places.short, one["lines"]))
-        cli.say(f"  {one['mark']}: {one['count']} times in {one['documents']} documents, the first on line {first}")
+        cli.say(f"  {one['mark']}: {one['count']} times in {one['documents']} documents, first lines: {first}")
     if figures["marks"]:
         cli.say(
             "  other tools part texts with such marks, here they are learned as letters: strip them where a text ends "

@@ -333,6 +333,17 @@ def test_in_russian_everything_is(project):
     assert english <= set(names.split())
 
 
+def test_line_ends_of_every_kind_stay_in_the_samples(project):
+    """Ordinary web texts hold U+2028 and U+0085, and so do the openings of documents in the samples."""
+    odd = "Жил\u2028был\u2029один\x85кот\x1c\x0c."
+    samples = files.read_json_lines(project.path("logs/samples.jsonl"))
+    samples[0]["prompt"] = samples[0]["base"]["text"] = odd
+    project.path("logs/samples.jsonl").write_text("".join(map(files.to_json_line, samples)), encoding="utf-8")
+    project.ok("python", "-m", "stages.report")
+    page = project.path("logs/report.html").read_bytes().decode("utf-8")
+    assert page.count(f"<b>{odd}</b>") >= 3
+
+
 def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):
     project.set(
         train__epochs="30",

@@ -13,10 +13,13 @@ import time
 
 import pyarrow as pa
 import pytest
-from conftest import copy_project, environment, many_texts
+from conftest import copy_project, environment, lines_of, many_texts
 from test_documents import BAD_LINES
 
+from stages import validate
 from stages.lib import files
+from stages.lib.cli import UserError
+from stages.lib.places import Places
 
 GOOD = ['{"text": "Первый хороший документ."}', '{"text": "Второй хороший документ."}', '{"text": "Третий."}']
 ALL_TO_TRAIN = {"validate__validation_fraction": "0.0", "validate__test_fraction": "0.0"}
@@ -234,6 +237,122 @@ def test_the_kinds_of_many_problems_are_counted(shared):
     write(shared, b"{}\n" * 2 + b'{"text": 1}\n' + GOOD[0].encode())
     error = shared.fails("python", "-m", "stages.validate")
     assert error.splitlines()[-1] == "by kind: 2 no text field, 1 not a string"
+
+
+# What others wrote, on the terminal
+
+
+def test_nothing_in_a_corpus_moves_the_terminal(shared):
+    write(shared, b'{"\\u001b]0;PWNED\\u0007\\u202e\\n": 1, "text\\u200b": 1, "' + b"k" * 100_000 + b'": 1}\n')
+    error = shared.fails("python", "-m", "stages.validate")
+    assert r"(fields: \x1b]0;PWNED\x07\u202e\n, text\u200b, kkkkkkkkkk" in error
+    assert error.replace("\n", "").isprintable()
+    assert len(error) < 500
+
+
+def test_a_million_fields_are_no_long_message(shared):
+    write(shared, b"{" + b", ".join(b'"key%d": 1' % number for number in range(100_000)) + b"}\n")
+    error = shared.fails("python", "-m", "stages.validate")
+    assert "key10, key11 and 99988 more): " in error
+    assert len(error) < 500
+
+
+def test_a_file_may_have_any_name(project):
+    folder = project.path("data/texts")
+    folder.mkdir()
+    name = os.fsdecode(b"a\tb\x1b[31m\xe2\x80\xa8\n\xff.jsonl")
+    (folder / name).write_bytes(GOOD[0].encode() + b"\n{bad}\n")
+    (folder / "b.jsonl").write_bytes(GOOD[1].encode())
+    project.set(corpus__path="data/texts", validate__on_error="skip", **ALL_TO_TRAIN)
+    output = project.ok("python", "-m", "stages.validate")
+    shown = r"data/texts/a\tb\x1b[31m\u2028\n\udcff.jsonl"
+    assert f"characters, line {shown}:1" in output
+    assert output.replace("\n", "").isprintable()
+    places = Places.read(project.path("data/validated/files.tsv"))
+    assert [places.full(line) for line in (1, 2, 3)] == [
+        f"{shown}, line 1",
+        f"{shown}, line 2",
+        "data/texts/b.jsonl, line 1",
+    ]
+    (rejected,) = files.read_json_lines(project.path("data/rejected.jsonl"))
+    assert rejected["place"] == f"{shown}, line 2"
+
+
+# What is in the texts
+
+
+def test_marks_of_other_tools_are_counted_and_it_is_said_what_to_do(project):
+    project.set(**ALL_TO_TRAIN)
+    project.write_corpus(
+        ["Один.<|endoftext|>", "Два", "Три<|endoftext|>четыре<|endoftext|>", "Пять</s>", "\ufeffШесть"]
+    )
+    output = project.ok("python", "-m", "stages.validate")
+    assert "<|endoftext|>: 3 times in 2 documents, first lines: 1, 3\n" in output
+    assert "</s>: 1 times in 1 documents, first lines: 4\n" in output
+    assert "strip them where a text ends or begins, divide a text in two where they stand in its middle" in output
+    assert "1 documents hold a byte order mark (U+FEFF), the first on line 5" in output
+    figures = project.json("logs/validate.json")
+    assert figures["marks"][0] == {"mark": "<|endoftext|>", "count": 3, "documents": 2, "lines": [1, 3]}
+    assert figures["byte_order_marks"] == {"count": 1, "documents": 1, "lines": [5]}
+    with pa.memory_map(str(project.path("data/validated/train.arrow"))) as source:
+        assert pa.ipc.open_stream(source).read_all()["text"].to_pylist()[-1] == "\ufeffШесть"
+
+
+def test_a_book_on_a_line_is_to_be_divided(project):
+    book = " ".join(many_texts(300))
+    project.write_corpus([book])
+    project.set(validate__validation_fraction="0.0", validate__test_fraction="0.9999")
+    error = project.fails("python", "-m", "stages.validate")
+    assert "every document of data/my_corpus.jsonl fell into validation or test: divide your long documents" in error
+    project.set(**ALL_TO_TRAIN)
+    output = project.ok("python", "-m", "stages.validate")
+    assert (
+        "no document fell into test: its figures stay empty. To fill it, divide your long documents, at their" in output
+    )
+    assert project.json("logs/validate.json")["few_long_documents"] is True
+    project.write_corpus(many_texts(19))
+    output = project.ok("python", "-m", "stages.validate")
+    assert "no document fell into test: its figures stay empty. To fill it, add texts" in output
+    assert project.json("logs/validate.json")["few_long_documents"] is False
+
+
+# The corpus changes
+
+
+@pytest.mark.parametrize("change", ["appended to", "rewritten", "replaced", "joined", "taken away"])
+def test_a_corpus_that_changes_while_it_is_read_ends_the_stage(project, monkeypatch, change):
+    folder = project.path("data/texts")
+    folder.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_bytes(lines_of(many_texts(9)))
+    project.set(corpus__path="data/texts", **ALL_TO_TRAIN)
+    first, measure = folder / "a.jsonl", validate.leaking
+
+    def meanwhile(made):
+        state = first.stat()
+        if change == "appended to":
+            with open(first, "ab") as file:
+                file.write(b"\n")
+            os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns))
+        elif change == "rewritten":
+            os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+        elif change == "replaced":
+            shutil.copy2(first, folder / ".new")
+            (folder / ".new").rename(first)
+        elif change == "joined":
+            (folder / "c.jsonl").touch()
+        else:
+            first.unlink()
+        return measure(made)
+
+    before = outputs(project)
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(validate, "leaking", meanwhile)
+    named = "c" if change == "joined" else "a"
+    with pytest.raises(UserError, match=rf"data/texts/{named}\.jsonl changed while it was read: wait until"):
+        validate.main()
+    assert outputs(project) == before
+    assert not list(project.path("data").glob(".*.partial"))
 
 
 # Nothing is lost

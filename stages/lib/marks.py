@@ -33,8 +33,9 @@ def find(texts: pa.StringArray) -> Found:
     """The marks in these texts."""
     marks, places = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
     if len(texts):
-        ends = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset + 1 :][: len(texts)]
-        values = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[: ends[-1]]
+        offsets = np.frombuffer(texts.buffers()[1], np.int32)[texts.offset :][: len(texts) + 1]
+        values = np.frombuffer(texts.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
+        ends = offsets[1:] - offsets[0]
         starts = scan.places(lambda piece: (piece == _LESS) | (piece == _BOM_START), values)
         for number, mark in enumerate(_ALL):
             at = starts[starts <= len(values) - len(mark)]
