@@ -14,6 +14,7 @@ import time
 import pyarrow as pa
 import pytest
 from conftest import copy_project, environment, lines_of, many_texts
+from pyarrow import parquet
 from test_documents import BAD_LINES
 
 from stages import validate
@@ -133,6 +134,12 @@ def test_a_file_that_is_no_json_lines_is_named_for_what_it_is(shared, case):
     assert outputs(shared) == before
 
 
+def in_parquet(**columns):
+    made = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), made)
+    return made.getvalue().to_pybytes()
+
+
 def commands_in(error, old):
     """The commands in a message, with the name of the user's file in its place."""
     commands = re.findall(r"((?:jq|python -c) .*?) OLD > NEW", error) or re.findall(r"(python -c .*?) > NEW", error)
@@ -151,6 +158,7 @@ def commands_in(error, old):
         ('id,text\n1,"a, ""b""\nc"\n2,ё\n'.encode(), [['a, "b"\nc', "ё"]]),
         ("\ufeffid;text\r\n1;a\r\n".encode(), [["a"]]),
         (b"text\tid\na\t1\n", [["a"]]),
+        (in_parquet(text=["Ёж", "\u2028"], id=[1, 2]), [["Ёж", "\u2028"]]),
     ],
 )
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")

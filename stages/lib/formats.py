@@ -23,8 +23,8 @@ _MAGIC = {
     b"%PDF-": ("a PDF", "take its text out of it, and write that as JSON Lines"),
     b"PAR1": (
         "Parquet",
-        "python -c \"import datasets; datasets.Dataset.from_parquet('OLD').to_json('NEW', force_ascii=False)\" "
-        "turns it into JSON Lines",
+        'python -c "import json, pyarrow.parquet as p; [print(json.dumps(row, default=str)) for batch in '
+        "p.ParquetFile('OLD').iter_batches() for row in batch.to_pylist()]\" > NEW turns it into JSON Lines",
     ),
 }
 # A JSON object over several lines that holds its documents in an array.
