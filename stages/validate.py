@@ -182,19 +182,24 @@ def _summary(path: str, figures: dict, places: Places) -> None:
 
 def _summary_of_marks(figures: dict, places: Places) -> None:
     for one in figures["marks"]:
-        first = ", ".join(map(places.short, one["lines"]))
-        cli.say(f"  {one['mark']}: {one['count']} times in {one['documents']} documents, first lines: {first}")
+        times = "once" if one["count"] == 1 else f"{one['count']} times"
+        cli.say(
+            f"  {one['mark']}: {times} in {_documents(one)}, first lines: {', '.join(map(places.short, one['lines']))}"
+        )
     if figures["marks"]:
         cli.say(
             "  other tools part texts with such marks, here they are learned as letters: strip them where a text ends "
             "or begins, divide a text in two where they stand in its middle"
         )
-    if figures["byte_order_marks"]["count"]:
-        one = figures["byte_order_marks"]
+    if (one := figures["byte_order_marks"])["count"]:
         cli.say(
-            f"  {one['documents']} documents hold a byte order mark (U+FEFF), the first on line "
+            f"  a byte order mark (U+FEFF) stands in {_documents(one)}, the first on line "
             f"{places.short(one['lines'][0])}: it is no text, best remove it; it stays as it is written"
         )
+
+
+def _documents(found: dict) -> str:
+    return f"{found['documents']} document{'s' * (found['documents'] > 1)}"
 
 
 if __name__ == "__main__":

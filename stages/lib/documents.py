@@ -29,7 +29,7 @@ _UNESCAPED[list(b'n"tr/')] = list(b'\n"\t\r/')
 _ESCAPED_CHARACTER = re.compile(rb"\\[bfu]")
 # Whatever is white space in a line of JSON, escaped or not, and more: a text that it matches may be empty.
 # It takes what it can and never goes back: to remember where it might costs a hundred bytes for each of the text.
-_MAYBE_EMPTY = re.compile(rb"(?:[ \\nrt]++|[\xc2\xe1\xe2\xe3][\x80-\xbf]++)*+")
+_MAYBE_EMPTY = re.compile(rb"(?:[ \\nrt]+|[\xc2\xe1\xe2\xe3][\x80-\xbf]+)*+")
 _MAYBE_EMPTY_START = np.isin(np.arange(256), list(b" \\\xc2\xe1\xe2\xe3"))
 
 

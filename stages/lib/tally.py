@@ -85,12 +85,13 @@ class Tally:
         count = self.problems.total()
         if self._first is None or (count == 1 and not self._no_objects):
             return None
-        others = f"; {'at least ' * more}{count - 1} more lines are bad" if count > 1 else ""
+        others = f"; {'at least ' * more}{count - 1} more bad line{'s' * (count > 2)}" if count > 1 else ""
         encoding = self._first_of_kind.get("not UTF-8")
-        if encoding and count > 1 and (len(self.problems) == 1 or (self._no_objects and not self.documents)):
-            return encoding + others
         if self.documents:
-            return None
+            # English lines are UTF-8 in any encoding.
+            return encoding + others if encoding and len(self.problems) == 1 and count > SHOWN else None
+        if encoding and count > 1 and (len(self.problems) == 1 or self._no_objects):
+            return encoding + others
         if self._no_objects and self._first.kind in _NO_JSON:
             first = self._first.content.decode("utf-8", "replace").removeprefix("\ufeff")
             return f"{self._places.name(self._first.line)} is {formats.explain_text(first, self._field)}"
