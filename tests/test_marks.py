@@ -15,7 +15,7 @@ PIECES = st.sampled_from([*ALL, *(mark[:-1] for mark in ALL), *(mark[1:] for mar
 
 @given(st.lists(st.lists(PIECES, max_size=6).map("".join), max_size=9), st.integers(0, 2))
 def test_every_mark_is_found_in_its_text(texts, offset):
-    """Against re, text by text; halves of a mark at the end of one text and at the start of the next are none."""
+    """Against re, text by text."""
     found = marks.find(pa.array(texts, pa.string())[offset:])
     expected = [
         (number, place)
@@ -24,6 +24,11 @@ def test_every_mark_is_found_in_its_text(texts, offset):
         for _ in re.finditer(re.escape(mark), text)
     ]
     assert sorted(zip(found.marks.tolist(), found.texts.tolist(), strict=True)) == expected
+
+
+def test_halves_of_a_mark_in_two_texts_are_none():
+    halves = [half for mark in marks.PARTING for half in (mark[:2], mark[2:])]
+    assert len(marks.find(pa.array(halves)).marks) == 0
 
 
 def test_marks_are_counted_in_the_documents_that_are_kept_and_the_first_lines_named():
