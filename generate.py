@@ -127,7 +127,8 @@ class Writer:
         """Write the texts for a prompt to the terminal as they come."""
 
         def write(piece: str) -> None:
-            print(piece, end="", flush=True)
+            # A model may write any character; a file or another program gets them as they are.
+            print(cli.harmless(piece) if sys.stdout.isatty() else piece, end="", flush=True)
 
         for seed in self.seeds():
             for name, model in self.models.items():
@@ -160,13 +161,13 @@ def main() -> None:
     """Continue the prompt, or the prompts of a file, or those that are typed."""
     args = arguments()
     if args.output not in (None, STANDARD) and Path(args.output).exists():
-        raise cli.UserError(f"{args.output} is there already: name another file, or remove it")
+        raise cli.UserError(f"{cli.printable(args.output)} is there already: name another file, or remove it")
     if args.prompt is not None:
         prompts = [Prompt(args.prompt)]
     elif args.prompts or args.output or not sys.stdin.isatty():
         prompts = list(_read(args.prompts or STANDARD))
         if not prompts:
-            raise cli.UserError(f"{args.prompts or 'standard input'} holds no prompt")
+            raise cli.UserError(f"{_called(args.prompts or STANDARD)} holds no prompt")
     else:
         prompts = None
     writer = Writer(args)
@@ -199,14 +200,19 @@ def _typed() -> Iterator[Prompt]:
         yield Prompt(text)
 
 
+def _called(name: str) -> str:
+    """What a message calls the source of the prompts."""
+    return "standard input" if name == STANDARD else cli.printable(name)
+
+
 def _read(name: str) -> Iterator[Prompt]:
     """The prompts of a file, or of standard input, a line each; empty lines are none."""
-    source = "standard input" if name == STANDARD else name
+    source = _called(name)
     try:
         text = sys.stdin.buffer.read() if name == STANDARD else Path(name).read_bytes()
         lines = text.decode("utf-8-sig").split("\n")
     except OSError as error:
-        raise cli.UserError(f"{name} cannot be read: {error.strerror}") from None
+        raise cli.UserError(f"{source} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:
         line = text.count(b"\n", 0, error.start) + 1
         raise cli.UserError(f"{source}, line {line}: not UTF-8; convert it first") from None

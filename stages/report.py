@@ -42,7 +42,7 @@ def main() -> None:
         "title": settings.report.title,
         "settings": settings.model_dump(by_alias=True),
         "base": files.read_json(BASE),
-        "samples": [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()],
+        "samples": files.read_json_lines(SAMPLES),
         "change": _change(facts["evaluate"]),
         "place": Places.read(PLACES).short,
     }

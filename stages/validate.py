@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -11,15 +10,18 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.lib import cli, corpus, documents, duplicates, files, leakage, lines, memory, parallel, params
+from stages.lib import cli, corpus, documents, duplicates, files, leakage, lines, marks, memory, parallel, params
 from stages.lib.places import Places
+from stages.lib.tally import Tally
 
 OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
 FIGURES = Path("logs/validate.json")
 LENGTHS = Path("logs/lengths.tsv")
-SHOWN = 20  # problems named one by one
+ENOUGH = 100  # bad lines: with so many, no more are looked for
 WORST = 10  # leaking documents named one by one
+# So few documents that are so long (in the mean, in characters) are books that want to be divided.
+FEW_DOCUMENTS, LONG_DOCUMENT = 20, 10_000
 
 
 def main() -> None:
@@ -27,29 +29,30 @@ def main() -> None:
     settings = params.load()
     path = settings.corpus.path
     with files.new_folder(OUTPUT) as folder, files.new_file(REJECTED) as rejected:
-        figures, histogram, places = validated(settings, folder, rejected)
+        figures, histogram, reader = validated(settings, folder, rejected)
         figures["leakage"] = leaking(folder)
+        reader.refuse_changes()  # as late as can be: DVC looks at the corpus when the stage has ended
     files.write_tsv(LENGTHS, ["from", "to", "documents"], histogram)
     files.write_json(FIGURES, figures)
-    _summary(path, figures, places)
+    _summary(path, figures, reader.places)
 
 
 def validated(
     settings: params.Params, folder: Path, rejected_path: Path
-) -> tuple[dict[str, Any], list[tuple[int, int, int]], Places]:
-    """Fill `folder` and the file of rejected lines; return figures, the histogram of lengths, and where lines stand."""
+) -> tuple[dict[str, Any], list[tuple[int, int, int]], lines.Reader]:
+    """Fill `folder` and the file of rejected lines; return figures, the histogram of lengths, and what was read."""
     memory.keep_freed()
     path, rules = settings.corpus.path, settings.validate_
-    total = lines.size(path)
+    total, fail = lines.size(path), rules.on_error == "fail"
     reader = lines.Reader(path, rules.max_line_bytes)
-    parser = documents.Parser(settings.corpus.text_field, rules.max_line_bytes)
+    parser = documents.Parser(settings.corpus.text_field, rules.max_line_bytes, ENOUGH if fail else None)
 
-    def parse(block: lines.Block) -> tuple[documents.Documents, np.ndarray]:
+    def parse(block: lines.Block) -> tuple[documents.Documents, np.ndarray, marks.Found]:
         found = parser.parse(block)
-        return found, duplicates.keys_of(found.texts, found.unusual)
+        return found, duplicates.keys_of(found.texts, found.unusual), marks.find(found.texts)
 
-    tally = _Tally(path, reader.places)
-    first_lines, description = duplicates.FirstLines(), corpus.Description()
+    tally = Tally(path, settings.corpus.text_field, reader.places)
+    first_lines, description, marked = duplicates.FirstLines(), corpus.Description(), marks.Marks()
     with (
         corpus.Writer(folder) as writer,
         open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates_file,
@@ -59,18 +62,21 @@ def validated(
         cli.progress("validate", total, "B") as bar,
     ):
         duplicates_file.write("line\tduplicate_of\n")
-        for found, keys in parallel.in_order(pool, parse, reader, threads):
+        for found, keys, found_marks in parallel.in_order(pool, parse, reader, threads):
             tally.add(found)
-            for line, error, content in found.problems:
-                text = content.decode("utf-8", errors="backslashreplace")
-                place = reader.places.full(line)
-                rejected.write(
-                    files.to_json_line({"line": line, "place": place, "reason": str(error), "content": text})
-                )
+            for problem in found.problems:
+                tally.reject(problem)
+                rejected.write(_rejected(problem, reader.places))
+            bar.update(reader.position - bar.n)
+            if fail and tally.problems:
+                if tally.problems.total() >= ENOUGH:
+                    raise cli.UserError(tally.bad_lines(more=True))
+                continue  # nothing will be kept: the rest is only looked at for more bad lines
             texts, numbers = found.texts, found.lines
             if len(texts):
                 firsts = first_lines.add(keys, numbers)
                 new = firsts == numbers
+                marked.add(found_marks, numbers, new)
                 splits = corpus.splits_of(keys, rules.split_seed, rules.validation_fraction, rules.test_fraction)
                 if not new.all():
                     for line, first in zip(numbers[~new].tolist(), firsts[~new].tolist(), strict=True):
@@ -79,15 +85,16 @@ def validated(
                     texts, numbers, splits = texts.filter(pa.array(new)), numbers[new], splits[new]
                 writer.add(texts, numbers, splits)
                 description.add(texts, numbers)
-            bar.update(reader.position - bar.n)
-        if tally.problems and rules.on_error == "fail":
-            raise cli.UserError(tally.bad_lines())
+        if fail and tally.problems:
+            raise cli.UserError(tally.bad_lines(more=False))
+    kept = sum(writer.documents.values())
+    to_divide = kept < FEW_DOCUMENTS and sum(writer.characters.values()) > LONG_DOCUMENT * kept
     if not writer.documents["train"]:
-        raise cli.UserError(tally.nothing_to_train_on(any(writer.documents.values())))
+        raise cli.UserError(tally.nothing_to_train_on(_more_documents(to_divide) if kept else None))
     reader.places.write(folder / "files.tsv")
     del first_lines  # what follows needs memory of its own
     figures = {
-        **tally.figures(kept=sum(writer.documents.values())),
+        **tally.figures(kept),
         **{
             split: {
                 "documents": writer.documents[split],
@@ -96,68 +103,31 @@ def validated(
             }
             for split in corpus.SPLITS
         },
+        "few_long_documents": to_divide,
         "lengths": description.lengths(),
         **description.extremes(),
         "scripts": description.scripts(),
+        **marked.figures(),
     }
-    return figures, description.histogram(), reader.places
+    return figures, description.histogram(), reader
 
 
-class _Tally:
-    """What became of the lines that are no documents."""
-
-    def __init__(self, path: str, places: Places) -> None:
-        self._path = path
-        self._places = places
-        self.lines = self.blank = self.duplicates = self.windows_line_ends = 0
-        self.problems: Counter[str] = Counter()  # by kind
-        self._first: list[str] = []
-
-    def add(self, found: documents.Documents) -> None:
-        """Take in what a block holds."""
-        self.lines += found.count
-        self.blank += found.blank
-        self.windows_line_ends += found.windows_line_ends
-        for line, error, _ in found.problems:
-            self.problems[error.kind] += 1
-            if len(self._first) < SHOWN:
-                self._first.append(f"{self._places.full(line)}: {error}")
-
-    def figures(self, kept: int) -> dict[str, Any]:
-        """The sums: lines = kept + duplicates + rejected + blank."""
-        return {
-            "lines": self.lines,
-            "kept": kept,
-            "duplicates": self.duplicates,
-            "rejected": self.problems.total(),
-            "blank": self.blank,
-            "rejected_by_kind": dict(sorted(self.problems.items())),
-            "windows_line_ends": self.windows_line_ends,
+def _rejected(problem: documents.Problem, places: Places) -> str:
+    return files.to_json_line(
+        {
+            "line": problem.line,
+            "place": places.full(problem.line),
+            "reason": problem.reason,
+            "content": problem.content.decode("utf-8", errors="backslashreplace"),
         }
+    )
 
-    def bad_lines(self) -> str:
-        """The message that ends a run because of bad lines."""
-        count = self.problems.total()
-        first = (
-            f"{count} bad line{'s' * (count > 1)} in {self._path}: mend them, or set validate.on_error: skip in "
-            "params.yaml"
-        )
-        return "\n".join([first, *self._named()])
 
-    def nothing_to_train_on(self, held_out: bool) -> str:
-        """The message that ends a run without training documents; `held_out`: there are others."""
-        if held_out:
-            return (
-                f"every document of {self._path} fell into validation or test: add texts, or set "
-                "validate.validation_fraction and validate.test_fraction to 0 in params.yaml"
-            )
-        return "\n".join([f"{self._path} holds no document: put your texts into it", *self._named()])
-
-    def _named(self) -> list[str]:
-        more = self.problems.total() - len(self._first)
-        kinds = ", ".join(f"{count} {kind}" for kind, count in self.problems.most_common())
-        ending = [f"... and {more} more"] * (more > 0) + [f"by kind: {kinds}"] * (self.problems.total() > 1)
-        return [*self._first, *(["; ".join(ending)] if ending else [])]
+def _more_documents(to_divide: bool) -> str:
+    """What to do where a split has no document."""
+    if to_divide:
+        return "divide your long documents, at their chapters for example: each piece on a line of its own"
+    return "add texts"
 
 
 def leaking(folder: Path) -> dict[str, Any]:
@@ -180,7 +150,7 @@ def leaking(folder: Path) -> dict[str, Any]:
 
 def _summary(path: str, figures: dict, places: Places) -> None:
     counts = ", ".join(f"{figures[name]} {name}" for name in ("kept", "duplicates", "rejected", "blank"))
-    cli.say(f"validate: {path}: {figures['lines']} lines: {counts}")
+    cli.say(f"validate: {cli.printable(path)}: {figures['lines']} lines: {counts}")
     for kind, count in figures["rejected_by_kind"].items():
         cli.say(f"  rejected: {count} {kind}")
     if 0 < figures["windows_line_ends"] < figures["lines"] - 1:
@@ -188,7 +158,9 @@ def _summary(path: str, figures: dict, places: Places) -> None:
     for split in corpus.SPLITS:
         cli.say("  {}: {documents} documents, {characters} characters, {bytes} bytes".format(split, **figures[split]))
         if not figures[split]["documents"]:
-            cli.say(f"  no document fell into {split}: its figures stay empty. A larger corpus fills it")
+            more = _more_documents(figures["few_long_documents"])
+            cli.say(f"  no document fell into {split}: its figures stay empty. To fill it, {more}")
+    _summary_of_marks(figures, places)
     lengths = figures["lengths"]
     cli.say(
         "  a document has {median:.0f} characters (median); one in ten below {tenth:.0f}, one in ten above "
@@ -206,6 +178,28 @@ def _summary(path: str, figures: dict, places: Places) -> None:
             f"  leakage: {leaking['leaking_documents']} of {leaking['examined_documents']} held-out documents share a "
             f"run of {leaking['run_of_words']} words with training documents; the worst: line {worst}"
         )
+
+
+def _summary_of_marks(figures: dict, places: Places) -> None:
+    for one in figures["marks"]:
+        times = "once" if one["count"] == 1 else f"{one['count']} times"
+        cli.say(
+            f"  {one['mark']}: {times} in {_documents(one)}, first lines: {', '.join(map(places.short, one['lines']))}"
+        )
+    if figures["marks"]:
+        cli.say(
+            "  other tools part texts with such marks, here they are learned as letters: strip them where a text ends "
+            "or begins, divide a text in two where they stand in its middle"
+        )
+    if (one := figures["byte_order_marks"])["count"]:
+        cli.say(
+            f"  a byte order mark (U+FEFF) stands in {_documents(one)}, the first on line "
+            f"{places.short(one['lines'][0])}: it is no text, best remove it; it stays as it is written"
+        )
+
+
+def _documents(found: dict) -> str:
+    return f"{found['documents']} document{'s' * (found['documents'] > 1)}"
 
 
 if __name__ == "__main__":

@@ -36,3 +36,15 @@ def test_no_text_brings_more_than_its_characters(text, limit):
     shown = cli.printable(text, limit)
     assert len(shown) <= limit
     assert {unicodedata.category(character)[0] for character in shown.replace(" ", "")} <= set("LMNPS")
+
+
+def test_what_a_message_brings_along_steers_no_terminal(capsys):
+    cli.say("one\x1b[2J\ttwo\r\n10\u00a0% \x9b1m\x7f é")
+    assert capsys.readouterr().out == "one\\x1b[2J\ttwo\\r\n10\u00a0% \\x9b1m\\x7f é\n"
+
+    def fail():
+        raise cli.UserError("\x1b]0;PWNED\x07\nand a second line")
+
+    with pytest.raises(SystemExit):
+        cli.run(fail)
+    assert capsys.readouterr().err == "error: \\x1b]0;PWNED\\x07\nand a second line\n"

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib import corpus, documents, duplicates, hashing, leakage, scan
+from stages.lib import corpus, duplicates, hashing, leakage, scan
+from stages.lib.unusual import unusual_places
 
 key = duplicates.document_key
 
@@ -41,7 +42,7 @@ def test_keys_are_the_same_exactly_when_the_normalised_texts_are(one, other):
 def keys_of(texts, unusual=None):
     array = pa.array(texts, pa.string())
     if unusual is None:
-        unusual = [bool(len(documents.unusual_places(np.frombuffer(text.encode(), np.uint8)))) for text in texts]
+        unusual = [bool(len(unusual_places(np.frombuffer(text.encode(), np.uint8)))) for text in texts]
     return duplicates.keys_of(array, np.array(unusual, dtype=bool))
 
 
@@ -243,6 +244,44 @@ def test_leakage_agrees_with_a_plain_comparison_of_runs():
     assert {leak.line: leak.share for leak in found.leaks} == expected
     assert [leak.share for leak in found.leaks] == sorted(expected.values(), reverse=True)
     assert len(expected) > 5
+
+
+def test_other_words_never_pass_for_the_same():
+    """Words that a polynomial modulo 2^64 takes for one another: the second pair for any odd factor (Thue-Morse)."""
+    thue_morse = "".join("ab"[number.bit_count() % 2] for number in range(2**11))
+    swapped = thue_morse.translate(str.maketrans("ab", "ba"))
+    rest = " один два три четыре пять шесть восемь девять десять ещё и ещё"
+    for one, other in (("вджаааавааааабавеваа", "аааежгаавагабааааааа"), (thue_morse, swapped)):
+        for held_out in (one + rest, rest + " " + one):
+            assert leakage.measure([(1, held_out)], [held_out.replace(one, other)]).leaks == []
+            assert len(leakage.measure([(1, held_out)], [held_out]).leaks) == 1
+
+
+def test_a_run_ends_with_its_text():
+    run = " ".join(map(str, range(13)))
+    assert leakage.measure([(1, run)], [run[:9], run[9:]]).leaks == []
+    assert leakage.measure([(1, run[:9]), (2, run[9:])], [run]).examined == 0
+
+
+def test_what_has_no_run_takes_no_memory():
+    run = " ".join(map(str, range(13)))
+    words, counts = leakage.Numbering().of(["ни слова больше", f"{run} {run}", "и здесь", run], learn=True)
+    assert len(words.numbers) == 39
+    assert set(words.numbers.tolist()) == set(range(1, 14))
+    assert words.firsts.tolist() == [*range(14), 26]
+    assert counts.tolist() == [0, 14, 0, 1]
+
+
+def test_keys_in_one_slot_are_told_apart():
+    """Against a plain dictionary; of the keys many share a slot, and the last slots are full, so that it goes round."""
+    index = leakage._Index(np.arange(1, 1001, dtype=np.uint64))
+    drawn = np.random.default_rng(0).integers(1, 2**64, 400_000, dtype=np.uint64)
+    slots = index._slots(drawn)
+    keys = np.unique(np.concatenate([drawn[slots == slots.max()], drawn[slots == slots[0]], drawn[:300]]))
+    index = leakage._Index(keys)
+    asked = np.concatenate([keys, drawn])
+    numbers = {key: number for number, key in enumerate(keys.tolist(), 1)}
+    assert index.find(asked).tolist() == [numbers.get(key, 0) for key in asked.tolist()]
 
 
 def test_of_a_large_corpus_a_part_of_the_held_out_documents_is_examined(monkeypatch):

@@ -225,6 +225,20 @@ def test_on_a_terminal_it_asks_until_an_empty_line(project):
     assert "Кот" in output.decode()
 
 
+def test_no_text_steers_the_terminal(project):
+    """What comes into a file is as it is; on a terminal the same text cannot set its title."""
+    command = [sys.executable, "generate.py", "\x1b]0;PWNED\x07Кот\nи", "--tokens", "5", "--seed", "1"]
+    controller, terminal = pty.openpty()
+    subprocess.run(command, cwd=project.folder, env=environment(TERM="dumb"), stdout=terminal, check=True, timeout=120)
+    os.close(terminal)
+    shown = os.read(controller, 10_000).decode()
+    os.close(controller)
+    assert shown.startswith("\\x1b]0;PWNED\\x07Кот\r\nи")
+    assert project.ok("python", *command[1:]).startswith("\x1b]0;PWNED\x07Кот\nи")
+    error = project.fails("python", "generate.py", "--prompts", "\x1b[2J\u202e\n.txt")
+    assert error == "error: \\x1b[2J\\u202e\\n.txt cannot be read: No such file or directory\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import re
+import socket
 import tempfile
 from pathlib import Path
 
@@ -47,7 +50,7 @@ def test_a_line_too_long_is_never_held_whole(tmp_path, monkeypatch, block, lengt
     assert sum(one.size for one in blocks) == path.stat().st_size
     assert max(len(one.content) for one in blocks) <= 13 + max(block, 2 * block if block < 1000 else 1000)
     problems = [problem for one in blocks for problem in documents.Parser("text", 10).parse(one).problems]
-    (said,) = [str(problem.error) for problem in problems if problem.line == 2]
+    (said,) = [problem.reason for problem in problems if problem.line == 2]
     assert (f"has {length} bytes" in said) == (length > 10)
     after = [(problem.line, problem.content) for problem in problems if problem.line > 2]
     assert after == ([(3, b"next"), (4, b"{}")] if end else [])
@@ -202,6 +205,49 @@ def test_every_line_of_every_file_is_counted_once(files, block):
 def test_another_kind_of_file_in_the_folder_is_not_left_out_in_silence(tmp_path):
     folder_of(tmp_path, a_jsonl=b"{}\n", notes_md=b"# Notes\n")
     with pytest.raises(UserError, match=r"notes\.md is none of \.jsonl, \.jsonl\.gz, \.jsonl\.zst: take it out of"):
+        lines.size(tmp_path)
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_socket(path):
+    # By a short name: a socket's path has some hundred bytes at most.
+    with socket.socket(socket.AF_UNIX) as made, pytest.MonkeyPatch.context() as patch:
+        patch.chdir(path.parent)
+        made.bind(path.name)
+
+
+def link_to(target):
+    def make(path):
+        path.symlink_to(target)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (make_pipe, "is a named pipe, not a file: put the texts themselves there"),
+        (make_socket, "is a socket, not a file"),
+        (link_to("/dev/null"), "is a device, not a file"),
+        (link_to("nowhere"), "is "),
+    ],
+)
+def test_what_is_no_file_is_one_line_and_nothing_waits_for_it(tmp_path, make, said):
+    path = tmp_path / "corpus.jsonl"
+    make(path)
+    with pytest.raises(UserError, match=re.escape(f"{path} {said}")):
+        lines.size(path)
+    with pytest.raises(UserError, match=re.escape(f"{path} {said}")):
+        lines.size(tmp_path)
+
+
+def test_a_link_to_a_folder_in_the_folder_is_not_left_out_in_silence(tmp_path):
+    folder_of(tmp_path, a_jsonl=b"{}\n", _elsewhere__b_jsonl=b"{}\n")
+    (tmp_path / "more").symlink_to(tmp_path / ".elsewhere")
+    with pytest.raises(UserError, match="more is a link to a folder, not a file"):
         lines.size(tmp_path)
 
 

@@ -79,6 +79,8 @@ GOOD = {
         "lines": 500,
         "rejected": 0,
         "duplicates": 0,
+        "marks": [],
+        "few_long_documents": False,
         "leakage": {"leaking_share": 0.0, "run_of_words": 13},
     },
     "tokenize": {"vocabulary_fits": True, "bytes_per_token": 4.0, "train": {"tokens": 50_000}, "dropped_tokens": 0},
@@ -137,6 +139,16 @@ TROUBLES = [
         "train.keep=best",
     ),
     ({"validate__rejected": 3}, "3 lines were left out: data/rejected.jsonl", None),
+    (
+        {"validate__marks": [{"mark": "<|endoftext|>"}, {"mark": "</s>"}]},
+        "The texts hold <|endoftext|>, </s>, with which other tools part texts",
+        None,
+    ),
+    (
+        {"evaluate__documents": 0, "validate__few_long_documents": True},
+        "whether the model got better is not known. Divide your long documents",
+        None,
+    ),
     ({"validate__duplicates": 51}, "10\u00a0% of the lines repeat another one", None),
     ({"validate__leakage__leaking_share": 0.011}, "Leakage: 1.1\u00a0% of the held-out documents share 13 words", None),
     (
@@ -354,6 +366,17 @@ def test_in_russian_everything_is(project):
     english = {word for word in re.findall(r"[A-Za-z]{4,}", visible) if word not in texts}
     names = "GPT fine tuned data corpus jsonl model embedded README logs validate json train seed"
     assert english <= set(names.split())
+
+
+def test_line_ends_of_every_kind_stay_in_the_samples(project):
+    """Ordinary web texts hold U+2028 and U+0085, and so do the openings of documents in the samples."""
+    odd = "Жил\u2028был\u2029один\x85кот\x1c\x0c."
+    samples = files.read_json_lines(project.path("logs/samples.jsonl"))
+    samples[0]["prompt"] = samples[0]["base"]["text"] = odd
+    project.path("logs/samples.jsonl").write_text("".join(map(files.to_json_line, samples)), encoding="utf-8")
+    project.ok("python", "-m", "stages.report")
+    page = project.path("logs/report.html").read_bytes().decode("utf-8")
+    assert page.count(f"<b>{odd}</b>") >= 3
 
 
 def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):

@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -13,9 +14,13 @@ import time
 import pyarrow as pa
 import pytest
 from conftest import copy_project, environment, lines_of, many_texts
+from pyarrow import parquet
 from test_documents import BAD_LINES
 
+from stages import validate
 from stages.lib import files
+from stages.lib.cli import UserError
+from stages.lib.places import Places
 
 GOOD = ['{"text": "Первый хороший документ."}', '{"text": "Второй хороший документ."}', '{"text": "Третий."}']
 ALL_TO_TRAIN = {"validate__validation_fraction": "0.0", "validate__test_fraction": "0.0"}
@@ -78,6 +83,42 @@ WHOLE_FILES = {
     "empty": (b"", "data/my_corpus.jsonl holds no document: put your texts into it"),
     "blank": (b"\n\n  \n", "data/my_corpus.jsonl holds no document: put your texts into it"),
     "pretty": (b'{\n  "text": "a"\n}\n', "line 1: not JSON at column 2: a document over several lines: jq -c ."),
+    "gzip": (
+        gzip.compress(GOOD[0].encode()),
+        "data/my_corpus.jsonl is packed with gzip: have its name end in .jsonl.gz",
+    ),
+    "word": (
+        b"PK\x03\x04 and so on",
+        "data/my_corpus.jsonl is a ZIP archive, as .docx, .xlsx and .epub are: unpack it",
+    ),
+    "wrapper": (
+        b'{\n  "version": "1.0",\n  "data": [\n    {\n      "text": "a"\n    }\n  ]\n}\n',
+        "is one JSON object with an array \"data\", not a document a line: jq -c '.data[]'",
+    ),
+    "wrapper in one line": (
+        b'{"data": [{"text": "a"}, {"text": "b"}]}\n',
+        "line 1: one object with an array of documents: jq -c '.data[]' OLD > NEW puts each on a line",
+    ),
+    "chat": (
+        b'{"messages": [{"role": "user", "content": "a"}], "id": 1}\n' * 50,
+        'line 1: the turns of a chat, not one text: jq -c \'{"text": [.messages[].content] | join("\\n")}\' OLD > NEW '
+        "joins them; 49 more bad lines",
+    ),
+    "ShareGPT": (
+        b'{"conversations": [{"from": "human", "value": "a"}]}\n' * 500,
+        '[.conversations[].value] | join("\\n")}\' OLD > NEW joins them; at least 99 more bad lines',
+    ),
+    "another field": (b'{"body": "a"}\n' * 500, "(fields: body): rename the one that holds the text, or set"),
+    "plain text": ("Глава 1\n\nОднажды утром.\n".encode() * 50, "data/my_corpus.jsonl is plain text, not JSON Lines: "),
+    "table": (b'id;text\n1;"a"\n2;"b"\n' * 50, "data/my_corpus.jsonl is a table (CSV), not JSON Lines: python -c"),
+    "not UTF-8 everywhere": (
+        "\n".join(['{"text": "in English"}', GOOD[0]] * 30).encode("cp1251"),
+        "line 2: byte 11 (0xcf) is not UTF-8; it looks like CP1251",
+    ),
+    "plain text not in UTF-8": (
+        "Chapter 1\nОднажды утром.\n".encode("cp1251") * 50,
+        "line 2: byte 1 (0xce) is not UTF-8; it looks like CP1251",
+    ),
     "old mac": ("\r".join(GOOD).encode(), ": line ends of old Macs: convert them with tr"),
 }
 
@@ -87,8 +128,74 @@ def test_a_file_that_is_no_json_lines_is_named_for_what_it_is(shared, case):
     content, expected = WHOLE_FILES[case]
     before = outputs(shared)
     write(shared, content)
-    assert expected in shared.fails("python", "-m", "stages.validate")
+    error = shared.fails("python", "-m", "stages.validate")
+    assert expected in error
+    assert len(error.splitlines()) <= (1 if content.count(b"\n") >= 20 else 5)
     assert outputs(shared) == before
+
+
+def in_parquet(**columns):
+    made = pa.BufferOutputStream()
+    parquet.write_table(pa.table(columns), made)
+    return made.getvalue().to_pybytes()
+
+
+def commands_in(error, old):
+    """The commands in a message, with the name of the user's file in its place."""
+    commands = re.findall(r"((?:jq|python -c) .*?) OLD > NEW", error) or re.findall(r"(python -c .*?) > NEW", error)
+    return [command.replace("OLD", old) if "OLD" in command else f"{command} {old}" for command in commands]
+
+
+@pytest.mark.parametrize(
+    ("content", "texts"),
+    [
+        (WHOLE_FILES["array"][0], [["Первый хороший документ.", "Второй хороший документ.", "Третий."]]),
+        (WHOLE_FILES["wrapper"][0], [["a"]]),
+        (WHOLE_FILES["wrapper in one line"][0], [["a", "b"]]),
+        (b'{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n', [["a\nb"]]),
+        (b'{"turns": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]}\n' * 2, [["a\nb"] * 2]),
+        ("Глава\n1\n\nДень.\n".encode(), [["Глава", "1", "День."], ["Глава\n1", "День.\n"]]),
+        ('id,text\n1,"a, ""b""\nc"\n2,ё\n'.encode(), [['a, "b"\nc', "ё"]]),
+        ("\ufeffid;text\r\n1;a\r\n".encode(), [["a"]]),
+        (b"text\tid\na\t1\n", [["a"]]),
+        (in_parquet(text=["Ёж", "\u2028"], id=[1, 2]), [["Ёж", "\u2028"]]),
+    ],
+)
+@pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
+def test_the_commands_in_a_message_do_what_it_says(shared, content, texts):
+    write(shared, content)
+    error = shared.fails("python", "-m", "stages.validate")
+    found = []
+    for command in commands_in(error, "data/my_corpus.jsonl"):
+        made = shared.ok("sh", "-c", command)
+        found.append([json.loads(line)["text"] for line in made.split("\n")[:-1]])
+    assert found == texts
+
+
+def test_after_a_hundred_bad_lines_no_more_are_looked_for(shared):
+    content = GOOD[0].encode() + b"\n" + b"{}\n[]\n" * 60
+    write(shared, content)
+    error = shared.fails("python", "-m", "stages.validate")
+    first, *named, last = error.splitlines()
+    assert first.startswith("error: at least 100 bad lines in data/my_corpus.jsonl: mend them, or set")
+    assert len(named) == 20
+    assert last == "... and at least 80 more; by kind: 50 no text field, 50 not an object"
+    shared.set(validate__on_error="skip")
+    shared.ok("python", "-m", "stages.validate")
+    assert shared.json("logs/validate.json")["rejected"] == 120
+    shared.set(validate__on_error="fail")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells a process's peak like this")
+def test_bad_lines_take_no_memory(shared):
+    """Some 85 MB are the libraries. Keeping exceptions took 170 for these lines, and going back 250 for the blanks."""
+    write(shared, GOOD[0].encode() + b"\n" + b"{\n" * 50_000 + b'{"text": "' + b"\xc2\xa0 " * 1_000_000 + b'"}\n')
+    shared.set(validate__on_error="skip")
+    show_peak = "from stages import validate; validate.main(); print(open('/proc/self/status').read())"
+    output = shared.ok("python", "-c", show_peak)
+    shared.set(validate__on_error="fail")
+    assert int(re.search(r"VmHWM:\s*(\d+) kB", output)[1]) < 200_000
+    assert shared.json("logs/validate.json")["rejected"] == 50_001
 
 
 def test_a_line_longer_than_allowed_stops_the_stage(project):
@@ -138,6 +245,122 @@ def test_the_kinds_of_many_problems_are_counted(shared):
     write(shared, b"{}\n" * 2 + b'{"text": 1}\n' + GOOD[0].encode())
     error = shared.fails("python", "-m", "stages.validate")
     assert error.splitlines()[-1] == "by kind: 2 no text field, 1 not a string"
+
+
+# What others wrote, on the terminal
+
+
+def test_nothing_in_a_corpus_moves_the_terminal(shared):
+    write(shared, b'{"\\u001b]0;PWNED\\u0007\\u202e\\n": 1, "text\\u200b": 1, "' + b"k" * 100_000 + b'": 1}\n')
+    error = shared.fails("python", "-m", "stages.validate")
+    assert r"(fields: \x1b]0;PWNED\x07\u202e\n, text\u200b, kkkkkkkkkk" in error
+    assert error.replace("\n", "").isprintable()
+    assert len(error) < 500
+
+
+def test_a_million_fields_are_no_long_message(shared):
+    write(shared, b"{" + b", ".join(b'"key%d": 1' % number for number in range(100_000)) + b"}\n")
+    error = shared.fails("python", "-m", "stages.validate")
+    assert "key10, key11 and 99988 more): " in error
+    assert len(error) < 500
+
+
+def test_a_file_may_have_any_name(project):
+    folder = project.path("data/texts")
+    folder.mkdir()
+    name = os.fsdecode(b"a\tb\x1b[31m\xe2\x80\xa8\n\xff.jsonl")
+    (folder / name).write_bytes(GOOD[0].encode() + b"\n{bad}\n")
+    (folder / "b.jsonl").write_bytes(GOOD[1].encode())
+    project.set(corpus__path="data/texts", validate__on_error="skip", **ALL_TO_TRAIN)
+    output = project.ok("python", "-m", "stages.validate")
+    shown = r"data/texts/a\tb\x1b[31m\u2028\n\udcff.jsonl"
+    assert f"characters, line {shown}:1" in output
+    assert output.replace("\n", "").isprintable()
+    places = Places.read(project.path("data/validated/files.tsv"))
+    assert [places.full(line) for line in (1, 2, 3)] == [
+        f"{shown}, line 1",
+        f"{shown}, line 2",
+        "data/texts/b.jsonl, line 1",
+    ]
+    (rejected,) = files.read_json_lines(project.path("data/rejected.jsonl"))
+    assert rejected["place"] == f"{shown}, line 2"
+
+
+# What is in the texts
+
+
+def test_marks_of_other_tools_are_counted_and_it_is_said_what_to_do(project):
+    project.set(**ALL_TO_TRAIN)
+    project.write_corpus(
+        ["Один.<|endoftext|>", "Два", "Три<|endoftext|>четыре<|endoftext|>", "Пять</s>", "\ufeffШесть"]
+    )
+    output = project.ok("python", "-m", "stages.validate")
+    assert "<|endoftext|>: 3 times in 2 documents, first lines: 1, 3\n" in output
+    assert "</s>: once in 1 document, first lines: 4\n" in output
+    assert "strip them where a text ends or begins, divide a text in two where they stand in its middle" in output
+    assert "a byte order mark (U+FEFF) stands in 1 document, the first on line 5" in output
+    figures = project.json("logs/validate.json")
+    assert figures["marks"][0] == {"mark": "<|endoftext|>", "count": 3, "documents": 2, "lines": [1, 3]}
+    assert figures["byte_order_marks"] == {"count": 1, "documents": 1, "lines": [5]}
+    with pa.memory_map(str(project.path("data/validated/train.arrow"))) as source:
+        assert pa.ipc.open_stream(source).read_all()["text"].to_pylist()[-1] == "\ufeffШесть"
+
+
+def test_a_book_on_a_line_is_to_be_divided(project):
+    book = " ".join(many_texts(300))
+    project.write_corpus([book])
+    project.set(validate__validation_fraction="0.0", validate__test_fraction="0.9999")
+    error = project.fails("python", "-m", "stages.validate")
+    assert "every document of data/my_corpus.jsonl fell into validation or test: divide your long documents" in error
+    project.set(**ALL_TO_TRAIN)
+    output = project.ok("python", "-m", "stages.validate")
+    assert (
+        "no document fell into test: its figures stay empty. To fill it, divide your long documents, at their" in output
+    )
+    assert project.json("logs/validate.json")["few_long_documents"] is True
+    project.write_corpus(many_texts(19))
+    output = project.ok("python", "-m", "stages.validate")
+    assert "no document fell into test: its figures stay empty. To fill it, add texts" in output
+    assert project.json("logs/validate.json")["few_long_documents"] is False
+
+
+# The corpus changes
+
+
+@pytest.mark.parametrize("change", ["appended to", "rewritten", "replaced", "joined", "taken away"])
+def test_a_corpus_that_changes_while_it_is_read_ends_the_stage(project, monkeypatch, change):
+    folder = project.path("data/texts")
+    folder.mkdir()
+    for name in ("a.jsonl", "b.jsonl"):
+        (folder / name).write_bytes(lines_of(many_texts(9)))
+    project.set(corpus__path="data/texts", **ALL_TO_TRAIN)
+    first, measure = folder / "a.jsonl", validate.leaking
+
+    def meanwhile(made):
+        state = first.stat()
+        if change == "appended to":
+            with open(first, "ab") as file:
+                file.write(b"\n")
+            os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns))
+        elif change == "rewritten":
+            os.utime(first, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
+        elif change == "replaced":
+            shutil.copy2(first, folder / ".new")
+            (folder / ".new").rename(first)
+        elif change == "joined":
+            (folder / "c.jsonl").touch()
+        else:
+            first.unlink()
+        return measure(made)
+
+    before = outputs(project)
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(validate, "leaking", meanwhile)
+    named = "c" if change == "joined" else "a"
+    with pytest.raises(UserError, match=rf"data/texts/{named}\.jsonl changed while it was read: wait until"):
+        validate.main()
+    assert outputs(project) == before
+    assert not list(project.path("data").glob(".*.partial"))
 
 
 # Nothing is lost

@@ -53,8 +53,8 @@ class Source:
         reader = lines.Reader(self.path, LONGEST_LINE)
         for block in reader:
             found = parser.parse(block)
-            for line, error, _ in found.problems:
-                tell(f"left out: {reader.places.full(line)}: {error}")
+            for problem in found.problems:
+                tell(f"left out: {reader.places.full(problem.line)}: {problem.reason}")
             yield from zip(found.lines.tolist(), found.texts.to_pylist(), strict=True)
 
 

@@ -67,6 +67,14 @@ def next_steps(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
 def _about_the_result(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     evaluation = facts["evaluate"]
     compared, documents = evaluation["comparison"], evaluation["documents"]
+    if not documents and facts["validate"]["few_long_documents"]:
+        yield Finding(
+            words(
+                "No document fell into the test split: whether the model got better is not known. Divide your long "
+                "documents, at their chapters for example: each piece on a line of its own."
+            )
+        )
+        return
     if not documents:
         yield Finding(
             words(
@@ -134,6 +142,15 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
             words(
                 "%(lines)s lines were left out: data/rejected.jsonl has them, each with the reason.",
                 lines=words.number(validate["rejected"], 0),
+            )
+        )
+    if validate["marks"]:
+        yield Finding(
+            words(
+                "The texts hold %(marks)s, with which other tools part texts: here they are learned as letters, and "
+                "the model writes them. Strip them where a text ends or begins, divide a text where they stand in its "
+                "middle; logs/validate.json names the first lines.",
+                marks=", ".join(one["mark"] for one in validate["marks"]),
             )
         )
     if validate["duplicates"] > MANY_DUPLICATES * validate["lines"]:

@@ -16,6 +16,7 @@ from typing import TypeVar
 from tqdm import tqdm
 
 T = TypeVar("T")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 # DVC deletes the outputs of a stage before it runs. What the last commit says of them is in git and in DVC's cache.
 RESTORE = "The outputs of the last committed run come back with: git checkout logs && dvc checkout"
@@ -72,6 +73,11 @@ def printable(text: str, limit: int = 200) -> str:
     return "".join(pieces) + "…"
 
 
+def harmless(text: str) -> str:
+    """`text` with all that it has but what steers a terminal: control characters but tab and line end are escapes."""
+    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode("ascii"), text)
+
+
 def say(message: str) -> None:
     """Print one line about what was done or which way was chosen, at once even into a pipe.
 
@@ -79,7 +85,7 @@ def say(message: str) -> None:
     """
     try:
         with tqdm.external_write_mode():  # above a progress bar
-            print(message, flush=True)
+            print(harmless(message), flush=True)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise

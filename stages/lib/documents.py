@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import json
 import re
+from array import array
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -17,24 +19,54 @@ import pyarrow as pa
 from stages.lib import scan
 from stages.lib.lines import Block
 from stages.lib.records import BadLine, Line, refuse_control_characters, text_of
+from stages.lib.unusual import are_control, unusual_places
 
-_NEWLINE, _RETURN, _SPACE, _QUOTE, _BACKSLASH, _BRACE, _DELETE = b'\n\r "\\}\x7f'
+_NEWLINE, _RETURN, _QUOTE, _BACKSLASH, _BRACE = b'\n\r"\\}'
 # What an escape stands for; 0 for those that are left to the careful parser.
 _UNESCAPED = np.zeros(256, np.uint8)
 _UNESCAPED[list(b'n"tr/')] = list(b'\n"\t\r/')
 # An escape that may stand for an unusual character.
 _ESCAPED_CHARACTER = re.compile(rb"\\[bfu]")
 # Whatever is white space in a line of JSON, escaped or not, and more: a text that it matches may be empty.
-_MAYBE_EMPTY = re.compile(rb"(?:[ \\nrt]|[\xc2\xe1\xe2\xe3][\x80-\xbf]+)*")
+# It takes what it can and never goes back: to remember where it might costs a hundred bytes for each of the text.
+_MAYBE_EMPTY = re.compile(rb"(?:[ \\nrt]+|[\xc2\xe1\xe2\xe3][\x80-\xbf]+)*+")
 _MAYBE_EMPTY_START = np.isin(np.arange(256), list(b" \\\xc2\xe1\xe2\xe3"))
 
 
 class Problem(NamedTuple):
-    """A bad line: its number, what is wrong with it, and its bytes without the line end (cut, if it is too long)."""
+    """A bad line: its number, what is wrong with it, and its bytes without the line end (cut, if it is too long).
+
+    `kind` is the same few words for every line with this problem, `reason` says what is wrong and what to do.
+    """
 
     line: int
-    error: BadLine
+    kind: str
+    reason: str
     content: bytes
+
+
+class Problems:
+    """The bad lines of a block, in order.
+
+    A block may have millions of them, and what is to be said of each takes a hundred times the memory of the line. So
+    it is found out whenever it is asked for, and only the places of the lines are kept.
+    """
+
+    def __init__(self, read: Callable[[int], object], line: Callable[[int], Line], indices: array[int]) -> None:
+        """`read` raises BadLine for the line of each of these indices, and `line` gives it."""
+        self._read, self._line, self._indices = read, line, indices
+
+    def __len__(self) -> int:
+        return len(self._indices)
+
+    def __iter__(self) -> Iterator[Problem]:
+        for index in self._indices:
+            line = self._line(index)
+            try:
+                self._read(index)
+            except BadLine as error:
+                kind, reason = error.kind, str(error)
+            yield Problem(line.number, kind, reason, line.content)
 
 
 class Documents(NamedTuple):
@@ -47,7 +79,7 @@ class Documents(NamedTuple):
     texts: pa.StringArray
     lines: np.ndarray
     unusual: np.ndarray
-    problems: list[Problem]
+    problems: Problems
     count: int
     blank: int
     windows_line_ends: int
@@ -56,10 +88,14 @@ class Documents(NamedTuple):
 class Parser:
     """Takes the documents out of blocks of lines."""
 
-    def __init__(self, text_field: str, max_bytes: int) -> None:
-        """`text_field` is the field that holds the text; a line of more than `max_bytes` is a bad one."""
+    def __init__(self, text_field: str, max_bytes: int, most: int | None = None) -> None:
+        """`text_field` is the field that holds the text; a line of more than `max_bytes` is a bad one.
+
+        When a block has `most` bad lines, the rest of it is not looked at.
+        """
         self._field = text_field
         self._max_bytes = max_bytes
+        self._most = most
         quoted = json.dumps(text_field, ensure_ascii=False).encode("utf-8", "backslashreplace")
         # How an object begins, as the usual programs write it: with and without a space.
         self._beginnings = [np.frombuffer(b"{" + quoted + colon + b'"', np.uint8) for colon in (b": ", b":")]
@@ -68,7 +104,8 @@ class Parser:
         """The documents of a block, in order, exactly as they stand there."""
         bounds = _Bounds(block)
         plain, texts, unusual = self._cut_out(bounds)
-        careful, problems, blank = self._with_care(bounds, np.flatnonzero(~plain), unusual)
+        blank = bounds.stops == bounds.starts
+        careful, problems, more_blank = self._with_care(bounds, np.flatnonzero(~plain & ~blank), unusual)
         indices, unusual = np.flatnonzero(plain), unusual[plain]
         if careful:
             found = pa.array([text for _, text, _ in careful], pa.string())
@@ -81,7 +118,8 @@ class Parser:
                 unusual[order],
             )
         return Documents(
-            texts, block.number + indices, unusual, problems, len(bounds.starts), blank, int(bounds.windows.sum())
+            *(texts, block.number + indices, unusual, problems, len(bounds.starts)),
+            *(int(blank.sum()) + more_blank, int(bounds.windows.sum())),
         )
 
     def _cut_out(self, bounds: _Bounds) -> tuple[np.ndarray, pa.StringArray, np.ndarray]:
@@ -103,7 +141,7 @@ class Parser:
 
         places = unusual_places(values)
         unusual[bounds.lines_of(places)] = True
-        plain[bounds.lines_of(places[_are_control(values, places)])] = False
+        plain[bounds.lines_of(places[are_control(values, places)])] = False
         for index in np.flatnonzero(plain & _MAYBE_EMPTY_START[values[firsts]]):
             plain[index] = not _MAYBE_EMPTY.fullmatch(bounds.block.content, firsts[index], lasts[index])
 
@@ -133,25 +171,35 @@ class Parser:
 
     def _with_care(
         self, bounds: _Bounds, indices: np.ndarray, unusual_lines: np.ndarray
-    ) -> tuple[list[tuple[int, str, bool]], list[Problem], int]:
+    ) -> tuple[list[tuple[int, str, bool]], Problems, int]:
         """Of the lines with these indices: index, text and whether it is unusual; the bad ones; how many are blank."""
-        found, problems, blank = [], [], 0
+
+        def read(index: int) -> tuple[str, bool] | None:
+            return self._read(bounds.line(index), bool(unusual_lines[index]))
+
+        found, bad, blank = [], array("q"), 0
         for index in indices.tolist():
-            line = bounds.line(index)
             try:
-                text = text_of(line, self._field, self._max_bytes)
-                if text is None:
+                if (document := read(index)) is None:
                     blank += 1
-                    continue
-                unusual = bool(unusual_lines[index]) or _ESCAPED_CHARACTER.search(line.content) is not None
-                if unusual:
-                    refuse_control_characters(text)
-                    unusual = len(unusual_places(np.frombuffer(text.encode("utf-8"), np.uint8))) > 0
-            except BadLine as error:
-                problems.append(Problem(line.number, error, line.content))
-            else:
-                found.append((index, text, unusual))
-        return found, problems, blank
+                else:
+                    found.append((index, *document))
+            except BadLine:
+                bad.append(index)
+                if len(bad) == self._most:
+                    break
+        return found, Problems(read, bounds.line, bad), blank
+
+    def _read(self, line: Line, unusual: bool) -> tuple[str, bool] | None:
+        """The text of a line and whether it is unusual, which the line may be; None if it is blank. Raises BadLine."""
+        text = text_of(line, self._field, self._max_bytes)
+        if text is None:
+            return None
+        unusual = unusual or _ESCAPED_CHARACTER.search(line.content) is not None
+        if unusual:
+            refuse_control_characters(text)
+            unusual = len(unusual_places(np.frombuffer(text.encode("utf-8"), np.uint8))) > 0
+        return text, unusual
 
 
 class _Bounds:
@@ -179,54 +227,6 @@ class _Bounds:
         end = content[stop : stop + 2] if self.windows[index] else content[stop : stop + 1]
         size = stop - start + len(end) if self.block.size == len(content) else self.block.size
         return Line(self.block.number + index, content[start:stop], end, int(size))
-
-
-def _suspect(text: np.ndarray) -> np.ndarray:
-    """Which bytes of UTF-8 may begin an unusual character (bool).
-
-    Ordinary whatever follows are: ASCII from the space on; bytes that go on with a character; those that begin letters
-    from U+00C0 to U+02FF, Greek from U+03C0, Cyrillic U+0400 to U+047F and U+04C0 to U+04FF, and Chinese.
-    """
-    # Comparisons with all bytes are quicker than a look into a table.
-    suspect = (text < _SPACE) & (text != _NEWLINE)
-    suspect |= text == _DELETE
-    suspect |= text == 0xC2
-    suspect |= text - np.uint8(0xCC) < 3
-    suspect |= text == 0xD2
-    suspect |= (text >= 0xD4) & (text - np.uint8(0xE4) >= 6)
-    return suspect
-
-
-def unusual_places(text: np.ndarray) -> np.ndarray:
-    """The places in UTF-8 (bytes, uint8) of characters that need a second look.
-
-    That are control characters, white space beyond ASCII, and all that Unicode's composition (NFC) could change or
-    that was not thought of here. A text without them is its own NFC, and its white space is ASCII's.
-    """
-    places = scan.places(_suspect, text)
-    if not len(places):
-        return places
-    padded = np.concatenate([text, np.zeros(2, np.uint8)])
-    first, second, third = padded[places], padded[places + 1], padded[places + 2]
-    ordinary = (
-        ((first == _RETURN) & (second == _NEWLINE))  # a line end of Windows
-        | ((first == 0xC2) & (second > 0xA0))  # U+00A1 to U+00BF: guillemets and the like
-        | ((first == 0xCE) & (second != 0x87))  # Greek, but for one dot
-        | ((first == 0xD2) & (second >= 0x8A))  # Cyrillic from U+048A
-        # Dashes, quotation marks, dots.
-        | ((first == 0xE2) & (second == 0x80) & ((third >= 0x90) & (third < 0xA8) | (third >= 0xB0)))
-        | ((first == 0xE2) & (second == 0x82) & (third == 0xBD))  # the rouble
-        | ((first == 0xE2) & (second == 0x82) & (third == 0xAC))  # the euro
-        | ((first == 0xE2) & (second == 0x84) & (third == 0x96))  # №
-        | ((first == 0xF0) & (second == 0x9F))  # emoji
-    )
-    return places[~ordinary]
-
-
-def _are_control(values: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Which of the unusual places hold a control character (bool)."""
-    first, second = values[places], values[np.minimum(places + 1, len(values) - 1)]
-    return (first < _SPACE) | (first == _DELETE) | ((first == 0xC2) & (second < 0xA0))
 
 
 def _is_utf8(content: bytes) -> bool:

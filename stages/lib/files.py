@@ -21,6 +21,9 @@ from safetensors import SafetensorError
 from stages.lib.cli import UserError
 
 _PROBE_BYTES = 2**20  # no full disk takes as much
+# How a table's cell is written, so that it stays one cell on one line.
+_STAND_FOR = {"t": "\t", "n": "\n", "r": "\r", "\\": "\\"}
+_ESCAPES = str.maketrans({character: f"\\{letter}" for letter, character in _STAND_FOR.items()})
 
 
 def need(*paths: str | Path) -> None:
@@ -133,6 +136,12 @@ def to_json_line(data: Any) -> str:
     return json.dumps(data, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def read_json_lines(path: str | Path) -> list[Any]:
+    """What the lines of a JSON Lines file hold. A line ends at a line feed alone: JSON leaves U+2028 in texts raw."""
+    with open(path, "rb") as lines:
+        return [json.loads(line) for line in lines]
+
+
 def write_json(path: str | Path, data: Any) -> None:
     """Write `data` as a JSON file, keys in the order given."""
     write_text(path, to_json(data))
@@ -144,15 +153,23 @@ def read_json(path: str | Path) -> Any:
 
 
 def write_tsv(path: str | Path, header: list[str], rows: Iterable[Iterable[Any]]) -> None:
-    """Write a table for `dvc plots`: one header line, then one line a row, columns parted by tabs."""
-    lines = ["\t".join(str(cell) for cell in row) for row in [header, *rows]]
+    """Write a table for `dvc plots`: one header line, then one line a row, columns parted by tabs.
+
+    Within a cell a tab, a line end and a backslash are written as `\\t`, `\\n`, `\\r` and `\\\\`.
+    """
+    lines = ["\t".join(str(cell).translate(_ESCAPES) for cell in row) for row in [header, *rows]]
     write_text(path, "\n".join(lines) + "\n")
 
 
 def read_tsv(path: str | Path) -> list[dict[str, str]]:
     """The rows of a table that `write_tsv` wrote, each as column name to text."""
-    header, *rows = (line.split("\t") for line in Path(path).read_text(encoding="utf-8").splitlines())
+    lines = Path(path).read_bytes().decode("utf-8").removesuffix("\n").split("\n")
+    header, *rows = ([_unescaped(cell) for cell in line.split("\t")] for line in lines)
     return [dict(zip(header, row, strict=True)) for row in rows]
+
+
+def _unescaped(cell: str) -> str:
+    return re.sub(r"\\(.)", lambda escape: _STAND_FOR[escape[1]], cell)
 
 
 def sha256(path: str | Path) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import stat
 from collections.abc import Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -11,13 +13,20 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from stages.lib.cli import UserError
+from stages.lib import formats
+from stages.lib.cli import UserError, printable
+from stages.lib.formats import COMPRESSED
 from stages.lib.places import Places
 
-COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 ENDINGS = (".jsonl", *(f".jsonl{ending}" for ending in COMPRESSED))  # of a folder's files
-BOM = b"\xef\xbb\xbf"
 _BLOCK = 2**22  # bytes that are read at once: few enough to stay in the processor's cache
+_NO_FILES = {
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+    stat.S_IFDIR: "a link to a folder",
+}
 
 
 class Block(NamedTuple):
@@ -40,20 +49,32 @@ def files_of(path: str | Path) -> list[Path]:
     folder is no JSON Lines.
     """
     path = Path(path)
+    name = printable(str(path))
     if not path.exists():
-        raise UserError(f'{path} is not there: put your texts into it, one {{"text": "..."}} a line, in UTF-8')
+        raise UserError(f'{name} is not there: put your texts into it, one {{"text": "..."}} a line, in UTF-8')
     if not path.is_dir():
+        _refuse_what_is_no_file(path)
         return [path]
-    found = [file for file in path.rglob("*") if file.is_file()]
+    found = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
     found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
     for file in found:
+        _refuse_what_is_no_file(file)
         if not file.name.endswith(ENDINGS):
             raise UserError(
-                f"{file} is none of {', '.join(ENDINGS)}: take it out of {path}, whose files are the corpus"
+                f"{printable(str(file))} is none of {', '.join(ENDINGS)}: take it out of {name}, whose files are the "
+                "corpus"
             )
     if not found:
-        raise UserError(f"{path} holds no file: put your texts there, as {', '.join(ENDINGS)}")
+        raise UserError(f"{name} holds no file: put your texts there, as {', '.join(ENDINGS)}")
     return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _refuse_what_is_no_file(path: Path) -> None:
+    """Raise UserError where reading might wait for ever, or would find nothing."""
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{printable(str(path))} is a link to nothing: take it away, or put the file there")
+    if kind := _NO_FILES.get(stat.S_IFMT(path.stat().st_mode)):
+        raise UserError(f"{printable(str(path))} is {kind}, not a file: put the texts themselves there")
 
 
 def size(path: str | Path) -> int:
@@ -70,16 +91,28 @@ class Reader:
         self.max_bytes = max_bytes
         self.position = 0  # bytes of the files that were read; of compressed ones, of what is packed
         self.places = Places()  # of the lines read so far
+        self._before: dict[Path, tuple[int, ...]] = {}
 
     def __iter__(self) -> Iterator[Block]:
         """Yield the lines. Raises UserError when a file as a whole is no JSON Lines, or breaks off while unpacked."""
         number = 1
-        for path in files_of(self.path):
+        self._before = {path: _state(path) for path in files_of(self.path)}
+        for path in self._before:
             self.places.add(number, path.as_posix())
             for content, size in self._of_file(path):
                 yield Block(number, content, size)
                 number += int(np.count_nonzero(np.frombuffer(content, np.uint8) == 0x0A))
                 number += not content.endswith(b"\n")  # at the end of a file, before the next one's first line
+
+    def refuse_changes(self) -> None:
+        """Raise UserError when the files are not those that were read: one was written to, came, or went meanwhile."""
+        now = {path: _state(path) for path in files_of(self.path)}
+        for path in sorted(self._before.keys() | now.keys()):
+            if self._before.get(path) != now.get(path):
+                raise UserError(
+                    f"{printable(str(path))} changed while it was read: wait until it is written, then run the same "
+                    "command again"
+                )
 
     def _of_file(self, path: Path) -> Iterator[tuple[bytes, int]]:
         """Yield whole lines and their size in the file."""
@@ -88,49 +121,38 @@ class Reader:
             compression = COMPRESSED.get(path.suffix)
             try:
                 file = BufferedReader(pa.CompressedInputStream(packed, compression), _BLOCK) if compression else packed
-                _refuse_other_files(path, file.peek(256))
+                formats.refuse(path, file.peek(formats.LOOKED_AT))
                 for content, size in self._blocks(file):
                     self.position = before + packed.tell() if compression else self.position + size
                     yield content, size
             except OSError as error:
                 if not compression or error.errno is not None:
                     raise
-                raise UserError(f"{path} cannot be unpacked ({error}): it is damaged, make it again") from None
+                name = printable(str(path))
+                raise UserError(f"{name} cannot be unpacked ({error}): it is damaged, make it again") from None
 
     def _blocks(self, file: BufferedReader) -> Iterator[tuple[bytes, int]]:
         """Yield whole lines, some at a time; a line that is too long by itself, cut, and its size in the file."""
-        rest = b""
+        parts: list[bytes] = []  # of a line whose end is still to come
+        size = 0  # theirs
         while more := file.read(_BLOCK):
-            block = rest + more
-            end = block.rfind(b"\n") + 1
+            end = more.rfind(b"\n") + 1
             if end:
-                yield block[:end], end
-            rest = block[end:]
-            if len(rest) > self.max_bytes + 1:
-                size, last = len(rest), rest[-1:]
+                yield b"".join([*parts, more[:end]]), size + end
+                parts, size, more = [], 0, more[end:]
+            parts.append(more)
+            size += len(more)
+            if size > self.max_bytes + 1:
+                rest, last = b"".join(parts), more[-1:]
                 while not last.endswith(b"\n") and (more := file.readline(_BLOCK)):
                     size, last = size + len(more), (last + more)[-2:]
                 yield rest.rstrip(b"\r") + re.sub(rb"[^\r\n]", b"", last), size
-                rest = b""
-        if rest:
-            yield rest, len(rest)
+                parts, size = [], 0
+        if size:
+            yield b"".join(parts), size
 
 
-def _refuse_other_files(path: Path, start: bytes) -> None:
-    """Raise UserError when a file that begins with these bytes holds no lines of JSON in UTF-8 at all."""
-    encoding = None
-    if start.startswith((b"\xff\xfe", b"\xfe\xff")) or start[1::2].count(0) > len(start) / 8 > 0:
-        encoding = "UTF-16" if start[0] in b"\xff\xfe" else "UTF-16LE"
-    elif start[::2].count(0) > len(start) / 8 > 0:
-        encoding = "UTF-16BE"
-    if encoding:
-        raise UserError(f"{path} is {encoding}, not UTF-8: {convert(encoding)}")
-    if start.removeprefix(BOM).lstrip().startswith(b"["):
-        raise UserError(
-            f"{path} is one JSON array, not a document a line: jq -c '.[]' {path} > NEW turns it into JSON Lines"
-        )
-
-
-def convert(encoding: str) -> str:
-    """What to do with a file in another encoding."""
-    return f"convert it with iconv -f {encoding} -t UTF-8 OLD > NEW"
+def _state(path: Path) -> tuple[int, ...]:
+    """What shows that a file was written to, or that another one took its place."""
+    found = os.stat(path)
+    return found.st_size, found.st_mtime_ns, found.st_ino

@@ -5,11 +5,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from pathlib import Path
 
-from stages.lib import files
+from stages.lib import cli, files
+
+_NAME = 2**16  # characters of a name that are shown: all, as no system has longer paths
 
 
 class Places:
-    """The files of a corpus, each with the number of its first line; the numbers go on from file to file."""
+    """The files of a corpus, each with the number of its first line; the numbers go on from file to file.
+
+    A file's name is kept as it can be printed: one that breaks the line or is no UTF-8 has escapes in it.
+    """
 
     def __init__(self) -> None:
         self._firsts: list[int] = []
@@ -30,12 +35,16 @@ class Places:
     def add(self, first_line: int, name: str) -> None:
         """Append a file whose lines are counted from `first_line` on."""
         self._firsts.append(first_line)
-        self._names.append(name)
+        self._names.append(cli.printable(name, _NAME))
 
     def full(self, line: int) -> str:
         """File and line, for a message."""
         name, number = self._find(line)
         return f"{name}, line {number}"
+
+    def name(self, line: int) -> str:
+        """The file that the line stands in."""
+        return self._find(line)[0]
 
     def short(self, line: int) -> str:
         """The line, preceded by its file where there are several."""

@@ -5,16 +5,22 @@ from __future__ import annotations
 import difflib
 import json
 import re
+import shlex
 from collections import Counter
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
-from stages.lib.lines import BOM, convert
+from stages.lib.cli import printable
+from stages.lib.formats import BOM, convert
 
 # Control characters that no text holds on purpose: all but tab, line feed, form feed, carriage return and next line.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
 # The letters that Russian uses most, by which a guess at an encoding is judged.
 _FREQUENT = frozenset("оеаинтсрвл")
+# A line may be as long as the corpus: of the parts of one that are no use, no more than this is looked at or shown.
+_BYTES, _NAMES, _SHOWN_NAMES, _NAME_LENGTH = 4096, 1000, 12, 40
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")  # of a field, so that jq and a shell take it as it is
 
 
 class BadLine(Exception):
@@ -60,14 +66,14 @@ def text_of(line: Line, field: str, max_bytes: int) -> str | None:
         raise BadLine("not UTF-8", _explain_encoding(content, error)) from None
     record = _load(source, line)
     if not isinstance(record, dict):
-        raise BadLine("not an object", f'a JSON {_type(record)}, not an object: write {{"{field}": "..."}}')
+        raise BadLine("not an object", f'a JSON {_type(record)}, not an object: write {{"{printable(field)}": "..."}}')
     if field not in record:
-        raise BadLine("no text field", _explain_missing(record, field))
+        raise _missing(record, field)
     text = record[field]
     if not isinstance(text, str):
-        raise BadLine("not a string", f'field "{field}" is a JSON {_type(text)}, not a string')
+        raise BadLine("not a string", f'field "{printable(field)}" is a JSON {_type(text)}, not a string')
     if not text or text.isspace():
-        raise BadLine("empty text", f'field "{field}" is empty: remove the line')
+        raise BadLine("empty text", f'field "{printable(field)}" is empty: remove the line')
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -103,7 +109,9 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
         name, _ = Counter(key for key, _ in pairs).most_common(1)[0]
-        raise BadLine("field twice", f'the field "{_printable(name)}" stands twice in one object: keep one')
+        raise BadLine(
+            "field twice", f'the field "{printable(name, _NAME_LENGTH)}" stands twice in one object: keep one'
+        )
     return record
 
 
@@ -119,16 +127,37 @@ def _type(value: Any) -> str:
     return {str: "string", int: "number", float: "number", list: "array", dict: "object"}[type(value)]
 
 
-def _printable(name: str) -> str:
-    return name.encode("utf-8", "backslashreplace").decode("utf-8")
+def _missing(record: dict[str, Any], field: str) -> BadLine:
+    """What is wrong with an object that has not the field."""
+    for name, first in islice(_arrays_of_objects(record), _NAMES):
+        for part, speaker in (("content", "role"), ("value", "from")):
+            if part in first and speaker in first:
+                program = shlex.quote(f'{{{json.dumps(field)}: [.{name}[].{part}] | join("\\n")}}')
+                return BadLine(
+                    "turns of a chat", f"the turns of a chat, not one text: jq -c {program} OLD > NEW joins them"
+                )
+        if field in first or len(record) == 1:
+            return BadLine(
+                "documents in an array",
+                f"one object with an array of documents: jq -c '.{name}[]' OLD > NEW puts each on a line",
+            )
+    return BadLine("no text field", _explain_missing(record, field))
+
+
+def _arrays_of_objects(record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield the name of each array of objects, if a command may hold it as it is, and the array's first object."""
+    for name, value in record.items():
+        if isinstance(value, list) and value and isinstance(value[0], dict) and _NAME.fullmatch(name):
+            yield name, value[0]
 
 
 def _explain_missing(record: dict[str, Any], field: str) -> str:
-    names = [_printable(name) for name in record]
-    near = difflib.get_close_matches(field, names, 1)
-    mend = f"rename {near[0]}" if near else "rename the one that holds the text"
-    found = ", ".join(names) or "none"
-    return f'no field "{field}" (fields: {found}): {mend}, or set corpus.text_field in params.yaml'
+    names = list(islice(record, _NAMES))
+    near = difflib.get_close_matches(field, [name for name in names if len(name) <= _NAME_LENGTH], 1)
+    mend = f"rename {printable(near[0])}" if near else "rename the one that holds the text"
+    more = f" and {len(record) - _SHOWN_NAMES} more" if len(record) > _SHOWN_NAMES else ""
+    found = ", ".join(printable(name, _NAME_LENGTH) for name in names[:_SHOWN_NAMES]) or "none"
+    return f'no field "{printable(field)}" (fields: {found}{more}): {mend}, or set corpus.text_field in params.yaml'
 
 
 def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple[str, str]:
@@ -140,7 +169,7 @@ def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple
     if "\r" in bare:
         return "not JSON", "line ends of old Macs: convert them with tr '\\r' '\\n' < OLD > NEW"
     if bare in ("{", "["):
-        return "not JSON", "a document over several lines: jq -c . OLD > NEW puts each on one"
+        return "JSON over several lines", "a document over several lines: jq -c . OLD > NEW puts each on one"
     if at_end and not line.end:
         return "cut off", "the file ends in the middle of this line: it was cut off, get it again"
     if error.msg == "Extra data":
@@ -154,6 +183,7 @@ def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple
 
 def _explain_encoding(content: bytes, error: UnicodeDecodeError) -> str:
     where = f"byte {error.start + 1} (0x{content[error.start]:02x}) is not UTF-8"
+    content = content[error.start :][:_BYTES]
     foreign = sum(byte >= 0x80 for byte in content)
     # A language written in Latin letters has such bytes one by one; Russian has words of them.
     together = sum(one >= 0x80 and other >= 0x80 for one, other in pairwise(content))
