@@ -122,6 +122,63 @@ def test_weight_decay_spares_biases_and_layer_norms(tiny_base, rows, tmp_path):
     assert decayed - {"lm_head.weight"} == {name for name, parameter in everything.items() if parameter.ndim == 2}
 
 
+def plain_rate(scheduler, step, steps, warmup, peak):
+    """The rate of a step, the first being step 1: up in `warmup` equal parts, and then down from the peak."""
+    if step <= warmup:
+        return peak * step / warmup
+    gone = (step - 1 - warmup) / (steps - warmup)
+    return peak * {"constant": 1.0, "linear": 1 - gone, "cosine": math.cos(math.pi / 2 * gone) ** 2}[scheduler]
+
+
+class Rates(TrainerCallback):
+    """Keeps the rate that the optimizer takes each step with."""
+
+    def __init__(self):
+        self.used = {}
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer, **_):
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
+        self.used[state.global_step + 1] = rate
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(
+    ("share", "accumulation", "epochs", "steps", "warmup"),
+    [(0.3, 2, 5, 20, 6), (0.0, 1, 2, 14, 0), (0.99, 3, 1, 3, 3)],
+)
+def test_every_step_has_the_rate_of_the_plain_formula_also_after_a_resume(
+    tiny_base, rows, tmp_path, scheduler, share, accumulation, epochs, steps, warmup
+):
+    settings = {
+        "scheduler": scheduler,
+        "warmup_fraction": share,
+        "gradient_accumulation_steps": accumulation,
+        "epochs": epochs,
+        "save_steps": 1,
+    }
+    expected = {step: plain_rate(scheduler, step, steps, warmup, 1e-3) for step in range(1, steps + 1)}
+    rates = Rates()
+
+    def dies(point):
+        if point["step"] == 2 + warmup // 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny_base, rows, tmp_path, callback=rates, on_point=dies, **settings)
+    assert train(tiny_base, rows, tmp_path, callback=rates, **settings).began_at == 1 + warmup // 2
+    assert rates.used == pytest.approx(expected)
+    record = training.load_record(tmp_path / f"checkpoint-{steps}")
+    # The rate that is told is the one the step was taken with.
+    assert {point["step"]: point["learning_rate"] for point in record.curve} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear", "constant"])
+def test_a_run_of_one_step_trains(tiny_base, rows, tmp_path, scheduler):
+    done = train(tiny_base, rows, tmp_path, epochs=1, batch_size=100, scheduler=scheduler)
+    assert done.plan.steps == 1
+    assert not same_weights(done.model, models.load(tiny_base))
+
+
 def judge(*bits_per_byte):
     """A validation with these results, one after the other."""
     results = iter(bits_per_byte)

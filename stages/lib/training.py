@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 import transformers
+from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 from transformers import (
     GPT2LMHeadModel,
@@ -155,6 +156,15 @@ class Trainer(transformers.Trainer):
         self.record.point_nats += nats.item()
         self.record.point_tokens += int((inputs["labels"] != scoring.IGNORE).sum())
         return (summed / num_items_in_batch).float()
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The library's schedule, its warm-up counted from 1: counted from 0, the first step has the rate 0."""
+        given = super().create_scheduler(num_training_steps, optimizer)
+        warmup, after = self.args.get_warmup_steps(num_training_steps), given.lr_lambdas[0]
+        self.lr_scheduler = LambdaLR(
+            given.optimizer, lambda done: (done + 1) / warmup if done < warmup else after(done)
+        )
+        return self.lr_scheduler
 
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The length of the gradient; called before the optimizer's step, so that the weights are still good here."""
@@ -335,7 +345,7 @@ def trainer(
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=learning_rate(settings.learning_rate, models.parameters(model), bool(settings.lora_rank)),
-        lr_scheduler_type=settings.scheduler if settings.scheduler != "constant" else "constant_with_warmup",
+        lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,
