@@ -10,7 +10,7 @@ import torch
 from conftest import TEXTS, make_base
 from transformers import GPT2LMHeadModel
 
-from stages.lib import comparison, copying, files, models, samples, sampling, scoring, tokens
+from stages.lib import comparison, copying, files, models, packing, samples, sampling, scoring, tokens
 from stages.lib.encoder import Encoder
 from stages.lib.packing import Document
 
@@ -174,6 +174,26 @@ def test_beginnings_are_of_documents_far_apart(count, wanted):
     if count >= wanted > 1:
         assert np.diff(places).min() >= count // (4 * wanted)
         assert places[-1] - places[0] >= count // 2
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("tokens_of_text", [65, 66])
+def test_a_document_counts_from_the_length_on_at_which_it_can_show_a_copy(whole, tokens_of_text):
+    """A prompt of 16 tokens, and then the 50 of a copy, all of the document's own text."""
+    text = np.arange(1, tokens_of_text + 1)
+    one = Document(1, np.array([0, *text, 0][: None if whole else -1]), 1, whole)
+    found = samples.beginnings([one], 5)
+    written = [text[len(ids) - 1 :] for ids in found]
+    figures = samples.copy_figures(copying.runs(written, [one]))
+    assert (figures["prompts"], figures["share_copied"]) == ((1, 1.0) if tokens_of_text >= 66 else (0, None))
+
+
+def test_documents_that_were_truncated_are_tried_too(tmp_path):
+    documents = [document([0, *range(number, number + 100), 0]) for number in range(1, 4)]
+    rows = packing.pack((packing.shorten(one, 80, "truncate") for one in documents), 80)
+    tokens.write_rows(tmp_path / "train.arrow", rows)
+    back = packing.documents_of(tokens.read_rows(tmp_path / "train.arrow"), 0)
+    assert samples.beginnings(back, 5) == [one.ids[:17].tolist() for one in documents]
 
 
 # Learned by heart

@@ -344,18 +344,29 @@ def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):
 
 
 def test_a_corpus_learned_by_heart_is_warned_of(tiny_base, tmp_path):
-    """Random words, so that nothing but the training documents themselves can teach how they go on."""
+    """Random words, so that nothing but the training documents themselves can teach how they go on.
+
+    All of them are truncated, and what was left of each was learned by heart.
+    """
     project = tiny_project(tmp_path / "project", tiny_base)
     shutil.rmtree(project.path("model/embedded"))
     make_base(project.path("model/embedded"), context=160)
     random, words = np.random.default_rng(0), " ".join(TEXTS).split()
     project.write_corpus([" ".join(random.choice(words, 50)) for _ in range(16)])
-    project.set(tokenize__max_length="160", train__epochs="60", train__learning_rate="1e-2", train__keep="last")
+    project.set(
+        tokenize__max_length="100",
+        tokenize__overlong="truncate",
+        train__epochs="60",
+        train__learning_rate="1e-2",
+        train__keep="last",
+    )
     project.set(validate__test_fraction="0.2", evaluate__held_out_prompts="0", evaluate__new_tokens="2")
     output = project.ok("dvc", "repro")
     figures = project.json("logs/evaluate.json")
+    training = project.json("logs/tokenize.json")["train"]
+    assert training["overlong_documents"] == training["documents"]
     copying = figures["tuned"]["copying"]
-    assert copying["training"]["prompts"] > 5
+    assert copying["training"]["prompts"] == training["documents"]
     assert copying["held_out"]["prompts"] > 0
     assert copying["training"]["share_copied"] > 0.5
     assert copying["held_out"]["share_copied"] == 0.0

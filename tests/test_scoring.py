@@ -8,7 +8,7 @@ import torch
 from conftest import TEXTS
 from transformers import GPT2LMHeadModel
 
-from stages.lib import models, scoring
+from stages.lib import models, packing, scoring
 from stages.lib.encoder import Encoder
 from stages.lib.packing import Document
 
@@ -103,6 +103,12 @@ def test_scoring_leaves_model_and_random_state_as_they_were(tiny_base, documents
 def test_a_stride_that_would_leave_no_context_is_refused(tiny_base, documents, stride):
     with pytest.raises(ValueError, match="stride"):
         list(scoring.score_documents(models.load(tiny_base), documents, stride))
+
+
+def test_a_document_that_was_cut_short_is_not_scored(tiny_base, documents):
+    cut = packing.shorten(documents[-1], 20, "truncate")
+    with pytest.raises(ValueError, match="whole"):
+        list(scoring.score_documents(models.load(tiny_base), [documents[0], cut]))
 
 
 def test_windows_score_each_token_once():

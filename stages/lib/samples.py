@@ -13,6 +13,7 @@ from transformers import GPT2LMHeadModel
 
 from stages.lib import copying, sampling
 from stages.lib.packing import Document
+from stages.lib.tokens import text_tokens
 
 OPENING = 12  # tokens of a held-out document that the models are given as its opening
 COPIED = 50  # characters: a run this long that stands in a training document is a copy, not a turn of phrase
@@ -46,14 +47,14 @@ def opening(tokenizer: Tokenizer, document: Document) -> Prompt:
 
 
 def beginnings(documents: Iterable[Document], count: int) -> list[list[int]]:
-    """`<|endoftext|>` and the first `COPY_PROMPT` tokens of `count` documents, of those that go on long enough.
+    """`<|endoftext|>` and the first `COPY_PROMPT` tokens of `count` documents, of those that go on for a copy's length.
 
     `documents` are gone through once; those that are taken stand as far apart as can be.
     """
     # Every `step`-th of the documents so far; when there are twice as many as wanted, every other one of these goes.
     kept: list[list[int]] = []
     step = 1
-    long = (document.ids for document in documents if len(document.ids) >= COPY_PROMPT + COPY_RUN)
+    long = (document.ids for document in documents if text_tokens(document) >= COPY_PROMPT + COPY_RUN)
     for place, ids in enumerate(long if count else ()):
         if place % step == 0:
             kept.append(ids[: 1 + COPY_PROMPT].tolist())

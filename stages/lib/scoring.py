@@ -125,7 +125,7 @@ def _windows(document: int, ids: np.ndarray, context: int, stride: int) -> Itera
 def score_documents(
     model: PreTrainedModel, documents: Iterable[Document], stride: int | None = None, batch_tokens: int | None = None
 ) -> Iterator[Score]:
-    """Yield the score of each document, in order.
+    """Yield the score of each document, in order. Raises ValueError for one that is not whole: it has no end to score.
 
     `stride`: by how many tokens the window moves on over a document longer than the context; each token then has at
     least context - stride tokens before it. Half the context by default. `batch_tokens`: tokens, padding included,
@@ -153,6 +153,8 @@ def _score_buffer(
 ) -> Iterator[Score]:
     nats = np.zeros(len(buffer))
     end_of_text_nats = np.zeros(len(buffer))
+    if not all(document.whole for document in buffer):
+        raise ValueError("only whole documents can be scored")
     windows = [w for place, document in enumerate(buffer) for w in _windows(place, document.ids, context, stride)]
     windows.sort(key=lambda window: -len(window.ids))
     at = 0

@@ -5,7 +5,8 @@ that looks like a special token stays text: only the pipeline itself writes `<|e
 
 Rows stand in one Arrow stream file a split, which `datasets.Dataset.from_file` and `pyarrow` open and memory-map. The
 columns of a row: `input_ids`, its tokens; and for each segment in it one entry in `lengths` (tokens), `lines` (the
-document's line in the corpus) and `sizes` (the document's UTF-8 bytes; 0 when the row holds its continuation).
+document's line in the corpus), `sizes` (the document's UTF-8 bytes; 0 when the row holds its continuation) and `lasts`
+(whether nothing of the document follows in a later row).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ SCHEMA = pa.schema(
         ("lengths", pa.list_(pa.int32())),
         ("lines", pa.list_(pa.int64())),
         ("sizes", pa.list_(pa.int64())),
+        ("lasts", pa.list_(pa.bool_())),
     ]
 )
 BATCH = 1000  # rows in one Arrow record batch
@@ -81,6 +83,7 @@ def _record_batch(rows: list[Row]) -> pa.RecordBatch:
         (counts, lengths),
         (counts, np.array([segment.line for segment in segments], dtype=np.int64)),
         (counts, np.array([segment.size for segment in segments], dtype=np.int64)),
+        (counts, np.array([segment.last for segment in segments])),
     ]
     arrays = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for offsets, values in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
@@ -91,12 +94,13 @@ def read_rows(path: Path) -> Iterator[Row]:
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
         for batch in reader:
             for index in range(batch.num_rows):
-                ids, lengths, lines, sizes = (column[index].values.to_numpy() for column in batch.columns)
+                columns = (column[index].values.to_numpy(zero_copy_only=False) for column in batch.columns)
+                ids, lengths, lines, sizes, lasts = columns
                 parts = np.split(ids, np.cumsum(lengths)[:-1])
-                segments = zip(lines.tolist(), parts, sizes.tolist(), strict=True)
-                yield [Segment(line, part, size) for line, part, size in segments]
+                segments = zip(lines.tolist(), parts, sizes.tolist(), lasts.tolist(), strict=True)
+                yield [Segment(*segment) for segment in segments]
 
 
 def text_tokens(document: Document) -> int:
-    """How many tokens the document's own text has, without the `<|endoftext|>` at either end."""
-    return len(document.ids) - 2
+    """How many tokens of the document's own text there are, without the `<|endoftext|>` at either end."""
+    return len(document.ids) - 1 - document.whole
