@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.lib import cli, files, hub, models, params
+from stages.lib import cli, files, hub, limits, models, params
 
 OUTPUT = Path("model/base")
 
@@ -20,10 +20,10 @@ def main() -> None:
         name, source, commit, licence = settings.folder, Path(settings.folder), None, None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
-    # Nothing that is stored depends on these settings: they are refused here because here the work begins.
-    everything.check_context(models.read_config(source, name).n_positions)
     with files.new_folder(OUTPUT) as folder:
         models.normalise(source, name, folder)
+        # Nothing that is stored depends on these settings: they are refused here because here the work begins.
+        limits.check(everything, folder)
         provenance = {
             "name": name,
             "source": "hub" if settings.hub else "folder",

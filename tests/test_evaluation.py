@@ -128,8 +128,7 @@ def test_copied_parts_are_where_the_text_has_them(tiny_base):
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     source = Encoder(tiny_base).encode([f"Раз, {copied} два"])[0]
     found = copying.runs([np.array(ids)], [document(source)])[0]
-    parts = samples.copied_parts(tokenizer, ids, text, found)
-    (part,) = parts
+    (part,) = samples.copied_parts(tokenizer, sampling.Continuation(text, ids, ended=True), found)
     assert copied in f" {text[slice(*part)]} "
     assert len(text[slice(*part)]) < len(copied) + 4  # a token or two on either side may be the same by chance
 
@@ -141,7 +140,7 @@ def test_a_turn_of_phrase_is_no_copy(tiny_base):
     source = Encoder(tiny_base).encode([f"Раз. {text} Два."])[0]
     found = copying.runs([np.array(ids)], [document(source)])[0]
     assert copying.longest(found) >= copying.SHORTEST
-    assert samples.copied_parts(tokenizer, ids, text, found) == []
+    assert samples.copied_parts(tokenizer, sampling.Continuation(text, ids, ended=True), found) == []
 
 
 def test_overlapping_copies_are_one_part(tiny_base):
@@ -150,7 +149,7 @@ def test_overlapping_copies_are_one_part(tiny_base):
     ids = tokenizer.encode(text, add_special_tokens=False).ids
     half = len(ids) // 2
     found = [copying.Run(0, half + 2), copying.Run(half - 2, len(ids) - half + 2)]
-    assert samples.copied_parts(tokenizer, ids, text, found) == [[0, 200]]
+    assert samples.copied_parts(tokenizer, sampling.Continuation(text, ids, ended=True), found) == [[0, 200]]
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(0, 3), (1, 3), (3, 3), (10, 3), (10, 1), (7, 0)])

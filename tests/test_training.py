@@ -183,7 +183,7 @@ def judge(*bits_per_byte):
     """A validation with these results, one after the other."""
     results = iter(bits_per_byte)
 
-    def validate(model):
+    def validate(model, check):
         nats = next(results) * math.log(2) * 1000
         return scoring.Total(documents=1, size=1000, tokens=10, nats=nats, end_of_text_nats=0.0)
 
@@ -249,11 +249,11 @@ def test_a_run_that_died_in_a_validation_makes_up_for_it_and_ends_the_same(tiny_
     assert len(whole.record.validation) == 6
     calls = []
 
-    def dies(model):
+    def dies(model, check):
         calls.append(model)
         if len(calls) == at + 1:
             raise Killed
-        return judge(*results[len(calls) - 1 :])(model)
+        return judge(*results[len(calls) - 1 :])(model, check)
 
     resumed = tmp_path / "resumed"
     try:
@@ -273,7 +273,7 @@ def test_with_keep_last_there_is_no_slot_for_the_best_weights(tiny_base, rows, t
 
 
 def test_validation_loss_counts_what_training_loss_counts(tiny_base, rows, tmp_path):
-    def validate(model):
+    def validate(model, check):
         return scoring.Total(documents=10, size=1000, tokens=90, nats=250.0, end_of_text_nats=50.0)
 
     point = train(tiny_base, rows, tmp_path, validate, epochs=1).record.validation[0]
@@ -296,10 +296,10 @@ def test_training_on_short_documents_teaches_the_model_to_end_them(tiny_base, ro
 def test_samples_in_mid_training_leave_mode_and_random_states_as_they_were(tiny_base):
     model, tokenizer = models.load(tiny_base, 0.5).train(), tokens.load_tokenizer(tiny_base)
     state = torch.get_rng_state()
-    texts = sampling.openings(model, tokenizer, 3, 20)
+    texts = sampling.openings(model, tokenizer, 3, 20, lambda: None)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
-    assert texts == sampling.openings(model, tokenizer, 3, 20)
+    assert texts == sampling.openings(model, tokenizer, 3, 20, lambda: None)
     assert len(set(texts)) == 3
 
 

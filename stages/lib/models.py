@@ -58,6 +58,7 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
         raise UserError(f"{folder} holds no model yet: run dvc repro")
     config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
     model = _read(folder, config)[0]
+    check_finite(model, str(folder))
     # What the folder says of generation is for other tools: here it would fill in whatever a command leaves open.
     model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
     return model.eval()
@@ -83,6 +84,13 @@ def _read(folder: str | Path, config: GPT2Config) -> tuple[GPT2LMHeadModel, dict
         )
 
 
+def check_finite(model: torch.nn.Module, name: str) -> None:
+    """Raise UserError when a weight of the model, which the user calls `name`, is NaN or infinite."""
+    for weight, values in model.named_parameters():
+        if not all(map(torch.isfinite, torch.aminmax(values.detach()))):
+            raise UserError(f"{name}: its weights are damaged: {weight} holds what is no number (NaN or infinite)")
+
+
 def normalise(source: str | Path, name: str, folder: Path) -> None:
     """Write the GPT-2 in `source` to `folder` in the one form the pipeline reads.
 
@@ -101,6 +109,7 @@ def normalise(source: str | Path, name: str, folder: Path) -> None:
     absent = sorted(loading["missing_keys"]) + sorted(str(key) for key in loading["mismatched_keys"])
     if absent:
         raise UserError(f"{name}: its weights do not fit its config.json; missing or of another shape: {absent[0]}")
+    check_finite(model, name)
     boundary = _normalise_tokenizer(source, name, folder, config)
     for settings in (model.config, model.generation_config):
         settings.bos_token_id = settings.eos_token_id = boundary
@@ -196,12 +205,9 @@ def licence(source: str | Path) -> str | None:
 def freeze(model: GPT2LMHeadModel, layers: int) -> None:
     """Keep the lowest `layers` blocks as they are and, where there are any, the embeddings below them.
 
-    The output matrix is the token embedding, so it stays too. Raises UserError when the model has no more layers.
+    The output matrix is the token embedding, so it stays too.
     """
-    blocks = model.transformer.h
-    if layers >= len(blocks):
-        raise UserError(f"train.freeze_layers is {layers}, but the base has {len(blocks)} layers: leave one to train")
-    frozen = [model.transformer.wte, model.transformer.wpe, *blocks[:layers]] if layers else []
+    frozen = [model.transformer.wte, model.transformer.wpe, *model.transformer.h[:layers]] if layers else []
     for module in frozen:
         module.requires_grad_(False)
 

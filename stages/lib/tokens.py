@@ -55,6 +55,31 @@ def boundary_id(tokenizer: Tokenizer) -> int:
     return found
 
 
+def prompt_ids(tokenizer: Tokenizer, prompt: str, context: int) -> tuple[list[int], str]:
+    """`<|endoftext|>` and the tokens of a prompt, and the character at its end that is not among them, mostly none.
+
+    Texts hold a blank in one token with the word after it. A blank token at the end of a prompt is therefore followed
+    by nothing that a model knows: the white space belongs into the first token that is written (`beginning_with`).
+    Raises UserError when the prompt leaves no room in a context of so many tokens.
+    """
+    last = prompt[-1:]
+    if not last.isspace() or len(tokenizer.encode(last, add_special_tokens=False).ids) != 1:
+        last = ""
+    told = prompt.removesuffix(last)
+    ids = [boundary_id(tokenizer), *tokenizer.encode(told, add_special_tokens=False).ids]
+    if len(ids) >= context:
+        raise UserError(f"the prompt has {len(ids) - 1} tokens, the model sees {context - 2} at most")
+    return ids, last
+
+
+def beginning_with(tokenizer: Tokenizer, character: str) -> list[int]:
+    """The ids of all tokens whose text begins with `character`, which is a token itself."""
+    (id,) = tokenizer.encode(character, add_special_tokens=False).ids
+    start = tokenizer.id_to_token(id)
+    vocabulary = tokenizer.get_vocab(with_added_tokens=False)
+    return sorted(id for token, id in vocabulary.items() if token.startswith(start))
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> tuple[int, int, int]:
     """Write packed rows; return how many rows, segments and tokens went into the file."""
     totals = np.zeros(3, dtype=np.int64)

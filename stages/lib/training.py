@@ -21,7 +21,6 @@ from typing import Any
 import torch
 import transformers
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm import tqdm
 from transformers import (
     GPT2LMHeadModel,
     PrinterCallback,
@@ -42,6 +41,7 @@ GPT2_PARAMETERS = 124_439_808
 GPT2_RATE = 5e-5
 _RECORD = "record.json"
 _REMEDY = "lower train.learning_rate in params.yaml"
+_BAD_BASE = "the base model's weights are damaged, take another one"
 
 
 def learning_rate(setting: float | str, parameters: int, lora: bool = False) -> float:
@@ -208,7 +208,8 @@ class Course(TrainerCallback):
     """Follows a run: curves, checkpoints that count, validation, the best weights, the end; and progress.
 
     A checkpoint is written before the validation of its step. A run that is killed in between goes on with that
-    validation, which `begin` makes up for.
+    validation, which `begin` makes up for. `validate` and `write_samples` get a function to call before each batch,
+    which raises when somebody asked the run to stop.
     """
 
     def __init__(
@@ -216,8 +217,8 @@ class Course(TrainerCallback):
         run: checkpoints.Run,
         record: Record,
         board: Board,
-        validate: Callable[[GPT2LMHeadModel], scoring.Total],
-        write_samples: Callable[[GPT2LMHeadModel], list[str]],
+        validate: Callable[[GPT2LMHeadModel, Callable[[], None]], scoring.Total],
+        write_samples: Callable[[GPT2LMHeadModel, Callable[[], None]], list[str]],
         settings: params.Train,
         plan: Plan,
         interruption: Interruption,
@@ -225,7 +226,7 @@ class Course(TrainerCallback):
         self._run, self._record, self._board = run, record, board
         self._validate, self._write_samples = validate, write_samples
         self._settings, self._plan, self._interruption = settings, plan, interruption
-        self._bar: tqdm | None = None
+        self._bar: Any = None
         self._began, self._stepping = time.monotonic(), 0.0
 
     def begin(self, model: GPT2LMHeadModel, step: int) -> None:
@@ -240,7 +241,7 @@ class Course(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit=" steps", disable=None)
+        self._bar = cli.progress("train", state.max_steps, " steps", state.global_step)
         self._since, self._seconds = time.monotonic(), 0.0
         self._tokens = self._record.tokens + self._record.point_tokens
 
@@ -306,15 +307,19 @@ class Course(TrainerCallback):
     def _validate_if_due(self, model: GPT2LMHeadModel, step: int) -> None:
         if not self._due(step):
             return
-        with self._interruption.checked_in(model, f"at step {step} of {self._plan.steps}"):
-            total = self._validate(model)
-            self._board.samples(step, self._write_samples(model))
-        if not total.documents:
-            return
+
+        def check() -> None:
+            self._interruption.check(f"at step {step} of {self._plan.steps}")
+
+        total = self._validate(model, check)
         # As in training, the closing <|endoftext|> of each document counts here.
-        mean = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
-        if not math.isfinite(mean):
-            raise UserError(f"the validation loss is not finite at step {step}: {_REMEDY}")
+        counted = total.tokens + total.documents
+        mean = (total.nats + total.end_of_text_nats) / counted if counted else None
+        if mean is not None and not math.isfinite(mean):
+            raise UserError(f"the validation loss is not finite at step {step}: {_REMEDY if step else _BAD_BASE}")
+        self._board.samples(step, self._write_samples(model, check))
+        if mean is None:
+            return
         point = {"step": step, "bits_per_byte": total.bits_per_byte, "loss": mean}
         self._board.validation(point)
         cli.say(f"  step {step}: validation {total.bits_per_byte:.4f} bits per byte")
