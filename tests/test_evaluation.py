@@ -143,6 +143,30 @@ def test_a_turn_of_phrase_is_no_copy(tiny_base):
     assert samples.copied_parts(tokenizer, sampling.Continuation(text, ids, ended=True), found) == []
 
 
+def test_copied_parts_leave_out_what_the_prompt_has_already(tiny_base):
+    tokenizer = tokens.load_tokenizer(tiny_base)
+    text = "q" * 60  # a token each
+    ids = tokenizer.encode(f" {text}", add_special_tokens=False).ids
+    written = sampling.Continuation(text, ids, ended=True, repeated=1)
+    assert samples.copied_parts(tokenizer, written, [copying.Run(0, len(ids))]) == [[0, 60]]
+    assert samples.copied_parts(tokenizer, written, [copying.Run(len(ids) - 55, 55)]) == [[5, 60]]
+
+
+@pytest.mark.parametrize("size", [49, 50])
+def test_a_copy_is_fifty_characters_or_more(tiny_base, size):
+    tokenizer = tokens.load_tokenizer(tiny_base)
+    text = "q" * size  # a token each
+    written = sampling.Continuation(text + "!", tokenizer.encode(text + "!", add_special_tokens=False).ids, ended=True)
+    assert samples.copied_parts(tokenizer, written, [copying.Run(0, size)]) == ([[0, 50]] if size == 50 else [])
+
+
+@pytest.mark.parametrize("length", [49, 50])
+def test_a_copy_is_fifty_tokens_or_more(length):
+    figures = samples.copy_figures([[copying.Run(0, 7), copying.Run(9, length)], [copying.Run(2, 5)]])
+    assert figures["share_copied"] == (0.5 if length == 50 else 0.0)
+    assert (figures["prompts"], figures["longest_run"], figures["mean_longest_run"]) == (2, length, (length + 5) / 2)
+
+
 def test_overlapping_copies_are_one_part(tiny_base):
     tokenizer = tokens.load_tokenizer(tiny_base)
     text = "а" * 200

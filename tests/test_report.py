@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import html
 import json
 import re
 import shutil
@@ -319,6 +320,25 @@ def test_in_russian_everything_is(project):
     english = {word for word in re.findall(r"[A-Za-z]{4,}", visible) if word not in texts}
     names = "GPT fine tuned data corpus jsonl model embedded README logs validate json train seed"
     assert english <= set(names.split())
+
+
+def test_texts_of_the_user_stand_in_their_own_direction(reproduced):
+    """Each piece of text that a user or a model wrote has the direction of its own letters, not that of the page."""
+    page = reproduced.path("logs/report.html").read_text(encoding="utf-8")
+    assert re.search(r"<title>.*</title>", page)
+    assert page.count('<h1 dir="auto">') == 1
+    samples = re.findall(r'<div class="sample">(.*?)</div>\n</div>', page, re.DOTALL)
+    lines = reproduced.path("logs/samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(samples) == len(lines) > 3
+    for shown, line in zip(samples, lines, strict=True):
+        sample = json.loads(line)
+        # The prompt, then both models' texts, and the original where there is one.
+        assert f"<b><bdi>{html.escape(sample['prompt'])}</bdi></b>" in shown
+        assert shown.count('<p class="text" dir="auto">') == 2 + (sample["original"] is not None)
+        assert shown.count('class="text"') == shown.count('dir="auto"')
+    assert '<pre dir="auto">' in page
+    assert "<bdi>data/my_corpus.jsonl</bdi>" in page
+    assert "<bdi>model/embedded</bdi>" in page
 
 
 def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):

@@ -112,7 +112,7 @@ class Lines:
             else "{n_fmt}{unit}, {rate_noinv_fmt}",
         )
         with contextlib.suppress(OSError):  # nobody reads it any more
-            print(f"{self._label}: {line}", file=sys.stderr, flush=True)
+            print(f"{self._label}: {' '.join(line.split())}", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """Nothing is left to be tidied up."""
