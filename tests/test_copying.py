@@ -57,3 +57,9 @@ def test_equal_hashes_of_different_tokens_are_no_run(monkeypatch):
     monkeypatch.setattr(copying, "_FACTORS", np.zeros(copying.SHORTEST, dtype=np.uint64))
     assert copying.runs([np.arange(1, 9)], [document(range(20, 40))]) == [[]]
     assert copying.runs([np.arange(1, 9)], [document(range(1, 40))]) == [[copying.Run(0, 8)]]
+
+
+@pytest.mark.parametrize("shared", [4, 5])
+def test_a_run_has_five_tokens_or_more(shared):
+    (found,) = copying.runs([np.arange(10, 10 + shared)], [document(range(10, 10 + shared))])
+    assert found == ([copying.Run(0, 5)] if shared == 5 else [])

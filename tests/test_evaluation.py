@@ -92,6 +92,25 @@ def test_the_figures_of_a_run_follow_from_its_table(reproduced):
     assert compared["share_better"] == np.mean([float(row["tuned"]) < float(row["base"]) for row in rows])
 
 
+def test_the_interval_is_drawn_with_the_seed_of_the_settings(project):
+    """The same draws by hand from the table of the run, which has six digits; with another seed it is another one."""
+    rows = files.read_tsv(project.path("logs/documents.tsv"))
+    sizes = [int(row["bytes"]) for row in rows]
+    base, tuned = (
+        scores([float(row[name]) * size * math.log(2) for row, size in zip(rows, sizes, strict=True)], sizes)
+        for name in ("base", "tuned")
+    )
+    for seed in (0, 7):
+        if seed:
+            project.set(evaluate__seed=str(seed))
+            project.ok("python", "-m", "stages.evaluate")
+        found = project.json("logs/evaluate.json")["comparison"]
+        expected = comparison.compare(base, tuned, seed)
+        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-5)
+    other = comparison.compare(base, tuned, 0)
+    assert (other.low, other.high) != pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
 def test_a_hopeless_model_has_no_perplexity_rather_than_infinity():
     assert scoring.perplexity(8000.0, 10) is None
     assert scoring.perplexity(80.0, 10) == pytest.approx(math.exp(8))
@@ -217,6 +236,12 @@ def test_documents_that_were_truncated_are_tried_too(tmp_path):
     tokens.write_rows(tmp_path / "train.arrow", rows)
     back = packing.documents_of(tokens.read_rows(tmp_path / "train.arrow"), 0)
     assert samples.beginnings(back, 5) == [one.ids[:17].tolist() for one in documents]
+
+
+def test_beginnings_are_spread_over_all_of_the_documents():
+    """Of 1000 documents five: by plain reckoning every 128th is kept, eight of them, and the five are spread over those."""
+    documents = (document([0, *range(number, number + 70), 0]) for number in range(1000))
+    assert [ids[1] for ids in samples.beginnings(documents, 5)] == [0, 128, 384, 640, 896]
 
 
 # Learned by heart

@@ -53,6 +53,13 @@ def test_nats_equal_the_reference(tiny_base, documents, stride):
         assert score.tokens == len(document.ids) - 2
 
 
+def test_a_window_moves_on_by_half_the_context_by_default(tiny_base, documents):
+    (score,) = scoring.score_documents(models.load(tiny_base), [documents[-1]])
+    assert len(documents[-1].ids) > 2 * 64
+    expected = reference_nats(tiny_base, documents[-1].ids, 32)
+    assert score.nats == pytest.approx(math.fsum(expected[:-1]), rel=1e-6)
+
+
 def test_bits_per_byte_equals_the_reference(tiny_base, documents):
     total = scoring.total(scoring.score_documents(models.load(tiny_base), documents, 32))
     nats = sum(math.fsum(reference_nats(tiny_base, document.ids, 32)[:-1]) for document in documents)

@@ -247,6 +247,7 @@ class Course(TrainerCallback):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for what is due after this step."""
+        reach("step taken")
         now = time.monotonic()
         self._seconds += now - self._since
         self._stepping += now - self._since
