@@ -239,7 +239,7 @@ def test_documents_that_were_truncated_are_tried_too(tmp_path):
 
 
 def test_beginnings_are_spread_over_all_of_the_documents():
-    """Of 1000 documents five: by plain reckoning every 128th is kept, eight of them, and the five are spread over those."""
+    """Of 1000 documents five: every 128th is kept, which makes eight, and the five are spread over those."""
     documents = (document([0, *range(number, number + 70), 0]) for number in range(1000))
     assert [ids[1] for ids in samples.beginnings(documents, 5)] == [0, 128, 384, 640, 896]
 

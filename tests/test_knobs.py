@@ -158,15 +158,16 @@ def test_dropout_of_lora_is_in_what_the_adapters_add(tiny_base):
         assert same == (dropout == 0.0)
 
 
+class Several(training.TrainingArguments):
+    """What the Trainer is told on a machine with three cards."""
+
+    @property
+    def n_gpu(self):
+        return self.__dict__.setdefault("_n_gpu", 3) or 3
+
+
 def test_one_card_alone_is_used_among_several(tiny_base, rows, tmp_path, monkeypatch):
     """Otherwise the Trainer would take a batch for each card, and spread it over them."""
-
-    class Several(training.TrainingArguments):
-        n_gpu = property(lambda self: self.__dict__.get("_n_gpu", 3))
-
-        def __post_init__(self):
-            super().__post_init__()
-            self.__dict__["_n_gpu"] = 3
 
     monkeypatch.setattr(training, "TrainingArguments", Several)
     done = train(tiny_base, rows, tmp_path, epochs=1)

@@ -256,6 +256,33 @@ def test_pictures_of_the_page_take_its_colours_and_the_file_has_its_own():
         assert pictures._INK not in made[name]
 
 
+def labels(svg):
+    """The words and numbers that a picture shows: letters are drawn, and beside each text stands what it says."""
+    return re.findall("<!-- (.*?) -->", svg)
+
+
+def test_numbers_along_the_axes_are_written_as_the_language_writes_them():
+    for name in ("loss", "bits", "documents", "curves"):
+        english, russian = (labels(drawn(Words(language))[name]) for language in ("en", "ru"))
+        points = [text for text in english if re.fullmatch(r"\d+\.\d+", text)]
+        assert len(points) > 2
+        assert [text for text in russian if re.fullmatch(r"\d+,\d+", text)] == [
+            text.replace(".", ",") for text in points
+        ]
+
+
+def test_the_weights_that_were_kept_are_marked_where_they_have_a_point():
+    for draw in (pictures.loss, pictures.curves):
+        assert "kept: step 15" in labels(draw(STEPS, POINTS, 15, ENGLISH))
+        assert "kept: step 16" not in labels(draw(STEPS, POINTS, 16, ENGLISH))
+
+
+def test_lengths_that_differ_widely_stand_on_a_logarithmic_axis():
+    close = [{"from": "100", "to": "200", "documents": "3"}, {"from": "200", "to": "500", "documents": "8"}]
+    assert any("10^" in text for text in labels(pictures.lengths(LENGTHS, ENGLISH)))
+    assert not any("10^" in text for text in labels(pictures.lengths(close, ENGLISH)))
+
+
 def test_a_point_stands_where_its_figures_say():
     """The scatter's points, read back from the SVG, lie on a straight line through their figures."""
     root = ElementTree.fromstring(drawn(ENGLISH)["documents"])
@@ -276,6 +303,12 @@ def test_a_point_stands_where_its_figures_say():
             for name in ("base", "tuned")
         ]
         assert [across, up] == pytest.approx(steps, abs=1e-3)
+    # A bit per byte is as long across as it is up, so that the diagonal is one.
+    units = [
+        abs(points[1][side] - points[0][side]) / abs(float(better[1][name]) - float(better[0][name]))
+        for side, name in enumerate(("base", "tuned"))
+    ]
+    assert units[0] == pytest.approx(units[1], rel=1e-3)
 
 
 def test_a_long_run_is_thinned_so_that_the_page_stays_small():
