@@ -94,7 +94,12 @@ def _train(
         documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokens.boundary_id(tokenizer))
         precision = torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16")
         with precision, cli.progress("validate", None, " documents") as bar:
-            return scoring.total(cli.counted(scoring.score_documents(model, documents, check=check), bar))
+
+            def before_batch() -> None:
+                check()
+                bar.update(0)
+
+            return scoring.total(cli.counted(scoring.score_documents(model, documents, check=before_batch), bar))
 
     # Runs stand side by side in TensorBoard under the name of their experiment.
     name = os.environ.get("DVC_EXP_NAME") or "run"

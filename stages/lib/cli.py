@@ -124,7 +124,10 @@ class Lines:
         self.close()
 
 
-def progress(label: str, total: int | None, unit: str, initial: int = 0) -> tqdm | Lines:
+Bar = tqdm | Lines
+
+
+def progress(label: str, total: int | None, unit: str, initial: int = 0) -> Bar:
     """A bar with rate and, where `total` is known, the time left; lines where standard error is no terminal.
 
     `initial` is what was done before. Both are context managers, and moved on by `update`.
@@ -134,7 +137,7 @@ def progress(label: str, total: int | None, unit: str, initial: int = 0) -> tqdm
     return tqdm(desc=label, total=total, unit=unit, unit_scale=unit == "B", initial=initial, leave=False)
 
 
-def counted(items: Iterable[T], bar: tqdm | Lines) -> Iterator[T]:
+def counted(items: Iterable[T], bar: Bar) -> Iterator[T]:
     """Yield `items`, each moving the bar on by one."""
     for item in items:
         yield item

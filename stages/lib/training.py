@@ -226,7 +226,7 @@ class Course(TrainerCallback):
         self._run, self._record, self._board = run, record, board
         self._validate, self._write_samples = validate, write_samples
         self._settings, self._plan, self._interruption = settings, plan, interruption
-        self._bar: Any = None
+        self._bar: cli.Bar | None = None
         self._began, self._stepping = time.monotonic(), 0.0
 
     def begin(self, model: GPT2LMHeadModel, step: int) -> None:
