@@ -106,6 +106,12 @@ def held(project):
     return standing()
 
 
+def go_on(trainer):
+    """Continue a trainer that is held; one that was killed, or that the system continued already, may be gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        trainer.send_signal(signal.SIGCONT)
+
+
 def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -139,7 +145,7 @@ def test_sigterm_and_ctrl_c_write_a_checkpoint_and_say_how_to_go_on(project, und
             trainer.send_signal(number)
         else:
             os.killpg(running.process.pid, number)
-        trainer.send_signal(signal.SIGCONT)
+        go_on(trainer)
         output, status = running.end()
         assert status != 0
         (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
@@ -203,7 +209,7 @@ def test_a_stop_in_mid_validation_comes_before_its_next_batch(project, monkeypat
 def test_ctrl_c_in_a_terminal_leaves_it_tidy(project):
     process, terminal, trainer, shown = in_a_terminal(project)
     os.write(terminal, b"\x03")
-    trainer.send_signal(signal.SIGCONT)
+    go_on(trainer)
     with contextlib.suppress(OSError):  # how a terminal ends
         while piece := os.read(terminal, 1000):
             shown += piece
@@ -216,7 +222,7 @@ def test_a_terminal_that_is_closed_costs_nothing(project):
     process, terminal, trainer, _ = in_a_terminal(project)
     os.close(terminal)
     assert os.waitpid(process, 0)[1] != 0
-    trainer.send_signal(signal.SIGCONT)
+    go_on(trainer)
     wait_for(lambda: not any(path.read_text() for path in folder_of_run(project).glob("lock")))
     (checkpoint,) = folder_of_run(project).glob("checkpoint-*")
     assert checkpoints.step_of(checkpoint) == 15
@@ -238,7 +244,7 @@ def test_a_trainer_ends_with_the_dvc_that_started_it_and_the_next_one_waits_for_
     running.process.wait()
     following = Running(project, "dvc", "repro")
     assert following.read_until(f"waiting for process {trainer.pid}, whose dvc is gone")
-    trainer.send_signal(signal.SIGCONT)
+    go_on(trainer)
     output, _ = running.end()
     assert "(the dvc that started it is gone): the same command goes on from there" in output
     assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
@@ -439,7 +445,7 @@ def test_experiments_elsewhere_go_on_too(due, undisturbed, tmp_path):
     running = Running(project, "dvc", "exp", "run", "--temp", HOLDPOINT="step taken:15")
     trainer = held(project)
     trainer.send_signal(signal.SIGTERM)
-    trainer.send_signal(signal.SIGCONT)
+    go_on(trainer)
     output, status = running.end()
     assert status != 0
     step = last_step(output)
@@ -482,7 +488,7 @@ def test_whatever_a_run_depends_on_changed_it_starts_fresh_and_changed_back_it_g
         trainer = held(project)
         # The run to go on with is stopped at a checkpoint, the others before they have one.
         trainer.send_signal(signal.SIGTERM if at > 2 else signal.SIGKILL)
-        trainer.send_signal(signal.SIGCONT)
+        go_on(trainer)
         return running.end()[0]
 
     step = last_step(interrupted(15))
