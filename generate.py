@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from stages.lib import cli, files
+from stages.lib import cli, files, params
 
 if TYPE_CHECKING:  # the libraries behind these take seconds to load, and --help should not wait for them
     from transformers import GPT2LMHeadModel
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # the libraries behind these take seconds to load, and --help
 HOME = Path(__file__).resolve().parent
 FOLDERS = {"base": HOME / "model/base", "tuned": HOME / "model/finetuned"}
 STANDARD = "-"  # instead of a file's name
+WHITE_SPACE = "(white space at the end of a prompt is written by the model, in one token with what follows it)"
 
 
 def arguments() -> argparse.Namespace:
@@ -44,12 +45,15 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--samples", type=_above(int, 1), default=1, help="texts for each prompt (default 1)")
     parser.add_argument("--tokens", type=_above(int, 1), default=200, help="tokens at most (default 200)")
     parser.add_argument(
-        "--temperature", type=_above(float, 0), default=0.8, help="0: always the likeliest token (default 0.8)"
+        "--temperature",
+        type=_above(float, 0, params.GREATEST_TEMPERATURE),
+        default=0.8,
+        help="0: always the likeliest token (default 0.8)",
     )
     parser.add_argument("--top-p", type=_above(float, 0), default=0.95, help="share of probability kept (default 0.95)")
     parser.add_argument("--top-k", type=_above(int, 0), default=0, help="likeliest tokens kept; 0: all (default 0)")
     parser.add_argument(
-        "--repetition-penalty", type=_above(float, 1), default=1.0, help="above 1: less repetition (default 1)"
+        "--repetition-penalty", type=_above(float, 1, 100), default=1.0, help="above 1: less repetition (default 1)"
     )
     parser.add_argument(
         "--stop", action="append", default=[], metavar="TEXT", help="end before this text; may be given several times"
@@ -62,6 +66,8 @@ def arguments() -> argparse.Namespace:
     args = parser.parse_args()
     if not 0 < args.top_p <= 1:
         parser.error(f"argument --top-p: {args.top_p} is not above 0 and at most 1")
+    if 0 < args.temperature < params.LEAST_TEMPERATURE:
+        parser.error(f"argument --temperature: {args.temperature} is neither 0 nor {params.LEAST_TEMPERATURE} or above")
     if "" in args.stop:
         parser.error("argument --stop: an empty text would end everything at once")
     if args.prompts and args.prompt is not None:
@@ -98,7 +104,7 @@ class Writer:
     def __init__(self, args: argparse.Namespace) -> None:
         from stages.lib import devices, models, sampling, tokens
 
-        self._sampling = sampling
+        self._continue_text, self._prompt_ids = sampling.continue_text, tokens.prompt_ids
         names = ("base", "tuned") if args.compare else ("base",) if args.base else ("tuned",)
         device = devices.choose()
         self.models: dict[str, GPT2LMHeadModel] = {name: models.load(FOLDERS[name]).to(device) for name in names}
@@ -109,12 +115,16 @@ class Writer:
         )
         self._seed, self._samples = args.seed, args.samples
 
-    def check(self, prompt: Prompt) -> None:
-        """Raise UserError when a prompt is no text, or leaves no room for more."""
+    def check(self, prompt: Prompt) -> str:
+        """The white space at a prompt's end that goes into the first token written, mostly none.
+
+        Raises UserError when the prompt is no text, or leaves no room for more.
+        """
         if any("\ud800" <= character <= "\udfff" for character in prompt.text):
             raise cli.UserError("the prompt is not UTF-8: set the terminal's encoding to UTF-8")
         try:
-            self._sampling.prompt_ids(next(iter(self.models.values())), self._tokenizer, prompt.text)
+            context = next(iter(self.models.values())).config.n_positions
+            return self._prompt_ids(self._tokenizer, prompt.text, context)[1]
         except cli.UserError as error:
             raise cli.UserError(f"{prompt.place}: {error}" if prompt.place else str(error)) from None
 
@@ -134,9 +144,7 @@ class Writer:
             for name, model in self.models.items():
                 if len(self.models) > 1:
                     write(f"[{name}] ")
-                continued = self._sampling.continue_text(
-                    model, self._tokenizer, prompt.text, self._settings, seed, write
-                )
+                continued = self._continue_text(model, self._tokenizer, prompt.text, self._settings, seed, write)
                 write("\n" if continued.ended else "…\n")
             if self._seed is None:
                 print(f"(--seed {seed} writes this again)", file=sys.stderr)
@@ -145,7 +153,7 @@ class Writer:
         """Yield the texts for a prompt as lines of JSON; `text` is what comes after the prompt."""
         for seed in self.seeds():
             for name, model in self.models.items():
-                continued = self._sampling.continue_text(model, self._tokenizer, prompt.text, self._settings, seed)
+                continued = self._continue_text(model, self._tokenizer, prompt.text, self._settings, seed)
                 yield files.to_json_line(
                     {
                         "prompt": prompt.text,
@@ -171,12 +179,13 @@ def main() -> None:
     else:
         prompts = None
     writer = Writer(args)
-    for prompt in prompts or []:
-        writer.check(prompt)
+    if any([writer.check(prompt) for prompt in prompts or []]):
+        print(WHITE_SPACE, file=sys.stderr)
     if prompts is None:
         for prompt in _typed():
             try:
-                writer.check(prompt)
+                if writer.check(prompt):
+                    cli.say(WHITE_SPACE)
                 writer.show(prompt)
             except cli.UserError as error:
                 cli.say(f"error: {error}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-from stages.lib import bases, cli, files, hub, licence, params, sources
+from stages.lib import bases, cli, files, hub, licence, limits, params
 
 OUTPUT = Path("model/base")
 
@@ -21,10 +21,10 @@ def main() -> None:
         name, source, commit, of_hub = settings.folder, Path(settings.folder), None, None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
-    # Nothing that is stored depends on these settings: they are refused here because here the work begins.
-    everything.check_context(sources.read_config(source, name).n_positions)
     with files.new_folder(OUTPUT) as folder:
         facts = bases.normalise(source, name, folder, settings.end_of_text, settings.special_tokens == "keep")
+        # Nothing that is stored depends on these settings: they are refused here because here the work begins.
+        limits.check(everything, folder)
         provenance = {
             "name": name,
             "source": "hub" if settings.hub else "folder",

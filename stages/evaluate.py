@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import reprlib
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,20 @@ from typing import Any
 import numpy as np
 from transformers import GPT2LMHeadModel
 
-from stages.lib import cli, comparison, copying, devices, files, models, params, samples, sampling, scoring, tokens
+from stages.lib import (
+    cli,
+    comparison,
+    copying,
+    devices,
+    files,
+    limits,
+    models,
+    params,
+    samples,
+    sampling,
+    scoring,
+    tokens,
+)
 from stages.lib.packing import Document, documents_of
 from stages.lib.word_count import count_words
 
@@ -25,27 +39,29 @@ def main() -> None:
     everything = params.load()
     settings = everything.evaluate
     files.need(TRAIN, TEST, *MODELS.values())
+    limits.check(everything, MODELS["base"])
     devices.keep_freed_memory()
     device = devices.choose()
     tokenizer = tokens.Tokenizer(MODELS["base"])
     loaded = {name: models.load(folder).to(device) for name, folder in MODELS.items()}
-    everything.check_context(loaded["base"].config.n_positions)
+    context = loaded["base"].config.n_positions
 
     words = [_words(tokenizer, document) for document in _documents(TEST, tokenizer)]
     scores = {name: _score(name, model, tokenizer, settings.stride, len(words)) for name, model in loaded.items()}
-    prompts = _prompts(tokenizer, settings, len(words))
-    how = sampling.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
-    drawn = samples.draw(loaded, tokenizer, prompts, how, settings.seed)
-    continued = _continued(loaded, tokenizer, settings.copy_prompts)
+    prompts = _prompts(tokenizer, settings, len(words), context)
+    drawn = _drawn(loaded, tokenizer, prompts, settings)
+    continued = _continued(loaded, tokenizer, settings.copy_prompts, context)
 
     # One look at the training documents for all that was written.
     texts = [text.ids for sample in drawn for text in sample.values()] + [
         ids for one in continued.values() for ids in one
     ]
-    found = iter(copying.runs([np.array(ids) for ids in texts], _documents(TRAIN, tokenizer)))
+    cli.say(f"evaluate: looks for copies in {TRAIN}")
+    with cli.progress("copies", None, " documents") as bar:
+        documents = cli.counted(_documents(TRAIN, tokenizer), bar)
+        found = iter(copying.runs([np.array(ids) for ids in texts], documents))
     copies = [
-        {name: samples.copied_parts(tokenizer, text.ids, text.text, next(found)) for name, text in sample.items()}
-        for sample in drawn
+        {name: samples.copied_parts(tokenizer, text, next(found)) for name, text in sample.items()} for sample in drawn
     ]
     copied = {key: samples.copy_figures([next(found) for _ in one]) for key, one in continued.items()}
 
@@ -82,34 +98,71 @@ def _words(tokenizer: tokens.Tokenizer, document: Document) -> int:
 def _score(
     name: str, model: GPT2LMHeadModel, tokenizer: tokens.Tokenizer, stride: int | None, count: int
 ) -> list[scoring.Score]:
-    with cli.progress(f"evaluate {name}", count, " documents") as bar:
-        return list(cli.counted(scoring.score_documents(model, _documents(TEST, tokenizer), stride), bar))
+    cli.say(f"evaluate: scores {MODELS[name]} on {count} test documents")
+    with cli.progress(f"score {name}", count, " documents") as bar:
+        scored = scoring.score_documents(model, _documents(TEST, tokenizer), stride, check=lambda: bar.update(0))
+        scores = list(cli.counted(scored, bar))
+    for score in scores:
+        if not math.isfinite(score.nats + score.end_of_text_nats):
+            raise cli.UserError(
+                f"{MODELS[name]} gives the document of line {score.line} no finite likelihood: its weights are "
+                "damaged, or training ran away: lower train.learning_rate in params.yaml"
+            )
+    return scores
 
 
-def _prompts(tokenizer: tokens.Tokenizer, settings: params.Evaluate, count: int) -> list[samples.Prompt]:
+def _prompts(tokenizer: tokens.Tokenizer, settings: params.Evaluate, count: int, context: int) -> list[samples.Prompt]:
     """The prompts of params.yaml, then openings of some of the `count` test documents."""
+    for prompt in settings.prompts:
+        if tokens.prompt_ids(tokenizer, prompt, context)[1]:
+            cli.say(
+                f"  prompt {reprlib.repr(prompt)}: white space at its end is written by the model, with what follows"
+            )
     places = samples.evenly(count, settings.held_out_prompts)
     openings = [
-        samples.opening(tokenizer, document)
+        samples.opening(tokenizer, document, context)
         for place, document in enumerate(_documents(TEST, tokenizer))
         if place in places
     ]
     return [*map(samples.Prompt, settings.prompts), *openings]
 
 
+def _drawn(
+    loaded: dict[str, GPT2LMHeadModel],
+    tokenizer: tokens.Tokenizer,
+    prompts: list[samples.Prompt],
+    settings: params.Evaluate,
+) -> list[dict[str, sampling.Continuation]]:
+    """What each model makes of each prompt."""
+    how = sampling.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
+    cli.say(f"evaluate: has both models continue {len(prompts)} prompts")
+    with cli.progress("samples", len(prompts) * len(loaded), " texts") as bar:
+        return samples.draw(loaded, tokenizer, prompts, how, settings.seed, bar.update)
+
+
 def _continued(
-    loaded: dict[str, GPT2LMHeadModel], tokenizer: tokens.Tokenizer, count: int
+    loaded: dict[str, GPT2LMHeadModel], tokenizer: tokens.Tokenizer, count: int, context: int
 ) -> dict[tuple[str, str], list[list[int]]]:
     """What each model holds for the likeliest after the beginnings of training and of test documents."""
+    if context < samples.COPY_CONTEXT:
+        cli.say(f"evaluate: a context of {context} tokens is too short to show a copy: not tried")
+        count = 0
     beginnings = {
         split: samples.beginnings(_documents(path, tokenizer), count)
         for split, path in (("training", TRAIN), ("held_out", TEST))
     }
-    return {
-        (name, split): sampling.likeliest(model, tokenizer.closing, prompts, samples.COPY_LENGTH)
-        for name, model in loaded.items()
-        for split, prompts in beginnings.items()
-    }
+    counts = ", ".join(f"{split.replace('_', '-')} {len(prompts)}" for split, prompts in beginnings.items())
+    cli.say(f"evaluate: has both models go on from the beginnings of documents: {counts}")
+    continued = {}
+    with cli.progress("beginnings", len(loaded) * sum(map(len, beginnings.values())), " documents") as bar:
+        for name, model in loaded.items():
+            for split, prompts in beginnings.items():
+                written = sampling.likeliest(
+                    model, tokenizer.closing, prompts, samples.COPY_LENGTH, lambda: bar.update(0)
+                )
+                continued[name, split] = written
+                bar.update(len(prompts))
+    return continued
 
 
 def _figures(total: scoring.Total, words: int) -> dict[str, Any]:

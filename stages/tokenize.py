@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.lib import cli, corpus, encoder, files, packing, params, tokens
+from stages.lib import cli, corpus, encoder, files, limits, packing, params, tokens
 
 VALIDATED = Path("data/validated")
 BASE = Path("model/base")
@@ -30,7 +30,7 @@ def main() -> None:
     settings = params.load()
     rules = settings.tokenize
     files.need(VALIDATED, BASE)
-    settings.check_context(files.read_json(BASE / "config.json")["n_positions"])
+    limits.check(settings, BASE)
     base = _encoder()
     sums, special = Counter(), Counter[str]()
     splits = {}

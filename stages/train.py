@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from stages.lib import (
     devices,
     environment,
     files,
+    limits,
     models,
     params,
     sampling,
@@ -44,8 +46,10 @@ OUT_OF_MEMORY = (
 
 def main() -> None:
     """Write `model/finetuned/`, `logs/train.json`, and the curves as TSV and for TensorBoard."""
-    settings = params.load().train
+    everything = params.load()
+    settings = everything.train
     files.need(TOKENS, BASE)
+    limits.check(everything, BASE)
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise cli.UserError("training runs in one process for now: start it without torchrun")
     devices.keep_freed_memory()
@@ -85,11 +89,17 @@ def _train(
     trainer = training.trainer(model, rows, settings, plan, run, record, batches.collate, chosen)
     tokenizer = tokens.Tokenizer(BASE)
 
-    def validate(model: PreTrainedModel) -> scoring.Total:
+    def validate(model: PreTrainedModel, check: Callable[[], None]) -> scoring.Total:
         # In training's precision, as its loss is: three times as fast, and 1e-4 off at most. `evaluate` is exact.
         documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokenizer.closing)
-        with torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16"):
-            return scoring.total(scoring.score_documents(model, documents))
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16")
+        with precision, cli.progress("validate", None, " documents") as bar:
+
+            def before_batch() -> None:
+                check()
+                bar.update(0)
+
+            return scoring.total(cli.counted(scoring.score_documents(model, documents, check=before_batch), bar))
 
     # Runs stand side by side in TensorBoard under the name of their experiment.
     name = os.environ.get("DVC_EXP_NAME") or "run"
@@ -112,7 +122,7 @@ def _train(
         record=record,
         board=board,
         validate=validate,
-        write_samples=lambda model: sampling.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS),
+        write_samples=lambda model, check: sampling.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS, check),
         settings=settings,
         plan=plan,
         interruption=interruption,

@@ -94,7 +94,7 @@ def drop_layer(tensors):
         (lambda tensors: tensors.update({"score.weight": torch.zeros(2, 32)}), "classification head"),
         (lambda tensors: tensors.update({"h.0.attn.q_attn.weight": torch.zeros(2)}), "which no GPT-2 has"),
         (lambda tensors: tensors.update({"wte.weight": torch.zeros(300, 32).char()}), "before it was quantized"),
-        (lambda tensors: tensors["h.1.mlp.c_fc.bias"].__setitem__(3, torch.nan), "not finite"),
+        (lambda tensors: tensors["h.1.mlp.c_fc.bias"].__setitem__(3, torch.nan), "holds what is no number"),
     ],
 )
 def test_weights_that_do_not_fit_are_refused(source, change, expected):

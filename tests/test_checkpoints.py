@@ -22,7 +22,51 @@ def test_only_the_newest_checkpoints_are_kept_and_all_of_them_count(tiny_base, r
     assert run.latest() == tmp_path / f"checkpoint-{last}"
 
 
-def improving(model):
+def test_a_checkpoint_is_on_the_disk_by_name_before_an_older_one_goes(tiny_base, rows, tmp_path, monkeypatch):
+    """What a power cut leaves is what was synced: contents, and the names in each folder above them."""
+    done, sync, remove = [], files.sync, shutil.rmtree
+
+    def synced(path):
+        # The names that are in a folder at this moment are safe from now on.
+        done.append(("synced", path, {entry.name for entry in path.iterdir()} if path.is_dir() else set()))
+        sync(path)
+
+    def removed(path, **more):
+        done.append(("removed", path, set()))
+        remove(path, **more)
+
+    monkeypatch.setattr(files, "sync", synced)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", removed)
+    run = tmp_path / "checkpoints" / "run"
+    train(tiny_base, rows, run, save_steps=1, save_total_limit=1)
+    gone = [(at, path) for at, (what, path, _) in enumerate(done) if what == "removed" and path.parent == run]
+    assert len(gone) >= 10
+    for at, path in gone:
+        newer = f"checkpoint-{checkpoints.step_of(path) + 1}"
+        safe = {}
+        for _, folder, names in done[:at]:
+            safe.setdefault(folder, set()).update(names)
+        assert "manifest.json" in safe[run / newer]
+        assert newer in safe[run]
+        assert "run" in safe[run.parent]
+        assert "checkpoints" in safe[tmp_path]
+        assert {run / newer / name for name in safe[run / newer] if not name.startswith(".")} <= set(safe) | {
+            run / newer / "manifest.json"
+        }
+
+
+def test_a_new_folder_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    names, sync = {}, files.sync
+    monkeypatch.setattr(
+        files, "sync", lambda path: (names.update({path.name: set(os.listdir(path.parent))}), sync(path))
+    )
+    with files.new_folder(tmp_path / "made") as folder:
+        (folder / "inside").write_text("text")
+    assert set(names) == {"inside", ".made.partial", tmp_path.name}
+    assert "made" not in names[".made.partial"]
+
+
+def improving(model, check):
     """A validation that finds each model better than the one before."""
     improving.nats -= 1
     return scoring.Total(documents=1, size=1000, tokens=10, nats=improving.nats, end_of_text_nats=0.0)

@@ -1,6 +1,7 @@
 """Runs of tokens that texts share with training documents."""
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,3 +72,9 @@ def test_what_repeats_itself_takes_no_longer_than_anything_else():
 def test_without_texts_or_documents_nothing_is_found():
     assert copying.runs([], [document([1] * 9)]) == []
     assert copying.runs([np.ones(9, dtype=int), np.array([], dtype=int)], []) == [[], []]
+
+
+@pytest.mark.parametrize("shared", [4, 5])
+def test_a_run_has_five_tokens_or_more(shared):
+    (found,) = copying.runs([np.arange(10, 10 + shared)], [document(range(10, 10 + shared))])
+    assert found == ([copying.Run(0, 5)] if shared == 5 else [])

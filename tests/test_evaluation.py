@@ -11,7 +11,7 @@ import torch
 from conftest import TEXTS, make_base
 from transformers import GPT2LMHeadModel
 
-from stages.lib import comparison, copying, files, models, samples, sampling, scoring, tokens
+from stages.lib import comparison, copying, files, models, packing, samples, sampling, scoring, tokens
 from stages.lib.encoder import Encoder
 from stages.lib.packing import Document
 
@@ -94,6 +94,25 @@ def test_the_figures_of_a_run_follow_from_its_table(reproduced):
     assert compared["share_better"] == np.mean([float(row["tuned"]) < float(row["base"]) for row in rows])
 
 
+def test_the_interval_is_drawn_with_the_seed_of_the_settings(project):
+    """The same draws by hand from the table of the run, which has six digits; with another seed it is another one."""
+    rows = files.read_tsv(project.path("logs/documents.tsv"))
+    sizes = [int(row["bytes"]) for row in rows]
+    base, tuned = (
+        scores([float(row[name]) * size * math.log(2) for row, size in zip(rows, sizes, strict=True)], sizes)
+        for name in ("base", "tuned")
+    )
+    for seed in (0, 7):
+        if seed:
+            project.set(evaluate__seed=str(seed))
+            project.ok("python", "-m", "stages.evaluate")
+        found = project.json("logs/evaluate.json")["comparison"]
+        expected = comparison.compare(base, tuned, seed)
+        assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-5)
+    other = comparison.compare(base, tuned, 0)
+    assert (other.low, other.high) != pytest.approx((expected.low, expected.high), abs=1e-4)
+
+
 def test_a_hopeless_model_has_no_perplexity_rather_than_infinity():
     assert scoring.perplexity(8000.0, 10) is None
     assert scoring.perplexity(80.0, 10) == pytest.approx(math.exp(8))
@@ -130,8 +149,7 @@ def test_copied_parts_are_where_the_text_has_them(tiny_base):
     ids = tokenizer.encode(text)
     source = Encoder(tiny_base).encode([f"Раз, {copied} два"])[0]
     found = copying.runs([np.array(ids)], [document(source)])[0]
-    parts = samples.copied_parts(tokenizer, ids, text, found)
-    (part,) = parts
+    (part,) = samples.copied_parts(tokenizer, sampling.Continuation(text, ids, ended=True), found)
     assert copied in f" {text[slice(*part)]} "
     assert len(text[slice(*part)]) < len(copied) + 4  # a token or two on either side may be the same by chance
 
@@ -143,7 +161,31 @@ def test_a_turn_of_phrase_is_no_copy(tiny_base):
     source = Encoder(tiny_base).encode([f"Раз. {text} Два."])[0]
     found = copying.runs([np.array(ids)], [document(source)])[0]
     assert copying.longest(found) >= copying.SHORTEST
-    assert samples.copied_parts(tokenizer, ids, text, found) == []
+    assert samples.copied_parts(tokenizer, sampling.Continuation(text, ids, ended=True), found) == []
+
+
+def test_copied_parts_leave_out_what_the_prompt_has_already(tiny_base):
+    tokenizer = tokens.Tokenizer(tiny_base)
+    text = "q" * 60  # a token each
+    ids = tokenizer.encode(f" {text}")
+    written = sampling.Continuation(text, ids, ended=True, repeated=1)
+    assert samples.copied_parts(tokenizer, written, [copying.Run(0, len(ids))]) == [[0, 60]]
+    assert samples.copied_parts(tokenizer, written, [copying.Run(len(ids) - 55, 55)]) == [[5, 60]]
+
+
+@pytest.mark.parametrize("size", [49, 50])
+def test_a_copy_is_fifty_characters_or_more(tiny_base, size):
+    tokenizer = tokens.Tokenizer(tiny_base)
+    text = "q" * size  # a token each
+    written = sampling.Continuation(text + "!", tokenizer.encode(text + "!"), ended=True)
+    assert samples.copied_parts(tokenizer, written, [copying.Run(0, size)]) == ([[0, 50]] if size == 50 else [])
+
+
+@pytest.mark.parametrize("length", [49, 50])
+def test_a_copy_is_fifty_tokens_or_more(length):
+    figures = samples.copy_figures([[copying.Run(0, 7), copying.Run(9, length)], [copying.Run(2, 5)]])
+    assert figures["share_copied"] == (0.5 if length == 50 else 0.0)
+    assert (figures["prompts"], figures["longest_run"], figures["mean_longest_run"]) == (2, length, (length + 5) / 2)
 
 
 def test_overlapping_copies_are_one_part(tiny_base):
@@ -152,7 +194,7 @@ def test_overlapping_copies_are_one_part(tiny_base):
     ids = tokenizer.encode(text)
     half = len(ids) // 2
     found = [copying.Run(0, half + 2), copying.Run(half - 2, len(ids) - half + 2)]
-    assert samples.copied_parts(tokenizer, ids, text, found) == [[0, 200]]
+    assert samples.copied_parts(tokenizer, sampling.Continuation(text, ids, ended=True), found) == [[0, 200]]
 
 
 @pytest.mark.parametrize(("count", "wanted"), [(0, 3), (1, 3), (3, 3), (10, 3), (10, 1), (7, 0)])
@@ -176,6 +218,32 @@ def test_beginnings_are_of_documents_far_apart(count, wanted):
     if count >= wanted > 1:
         assert np.diff(places).min() >= count // (4 * wanted)
         assert places[-1] - places[0] >= count // 2
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("tokens_of_text", [65, 66])
+def test_a_document_counts_from_the_length_on_at_which_it_can_show_a_copy(whole, tokens_of_text):
+    """A prompt of 16 tokens, and then the 50 of a copy, all of the document's own text."""
+    text = np.arange(1, tokens_of_text + 1)
+    one = Document(1, np.array([0, *text, 0][: None if whole else -1]), 1, whole)
+    found = samples.beginnings([one], 5)
+    written = [text[len(ids) - 1 :] for ids in found]
+    figures = samples.copy_figures(copying.runs(written, [one]))
+    assert (figures["prompts"], figures["share_copied"]) == ((1, 1.0) if tokens_of_text >= 66 else (0, None))
+
+
+def test_documents_that_were_truncated_are_tried_too(tmp_path):
+    documents = [document([0, *range(number, number + 100), 0]) for number in range(1, 4)]
+    rows = packing.pack((packing.shorten(one, 80, "truncate") for one in documents), 80)
+    tokens.write_rows(tmp_path / "train.arrow", rows)
+    back = packing.documents_of(tokens.read_rows(tmp_path / "train.arrow"), 0)
+    assert samples.beginnings(back, 5) == [one.ids[:17].tolist() for one in documents]
+
+
+def test_beginnings_are_spread_over_all_of_the_documents():
+    """Of 1000 documents five: every 128th is kept, which makes eight, and the five are spread over those."""
+    documents = (document([0, *range(number, number + 70), 0]) for number in range(1000))
+    assert [ids[1] for ids in samples.beginnings(documents, 5)] == [0, 128, 384, 640, 896]
 
 
 # Learned by heart

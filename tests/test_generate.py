@@ -200,6 +200,63 @@ def test_what_is_there_already_is_not_overwritten(project):
     assert project.path("kept.jsonl").read_text() == "mine\n"
 
 
+@pytest.mark.parametrize("prompt", ["Кот ", "Кот  ", "Кот\n", "Кот\n\n", "Кот\t", " ", "\n"])
+def test_white_space_at_the_end_of_a_prompt_goes_into_the_first_token(tiny_base, monkeypatch, prompt):
+    """Its probability is that of plain transformers after the prompt without it, given that the text goes on so."""
+    model, tokenizer = models.load(tiny_base), tokens.Tokenizer(tiny_base)
+    plain = GPT2LMHeadModel.from_pretrained(tiny_base, attn_implementation="eager").double().eval()
+    before = [plain.config.eos_token_id, *tokenizer.encode(prompt[:-1])]
+    with torch.no_grad():
+        expected = torch.softmax(plain(torch.tensor([before])).logits[0, -1], -1)
+    fitting = [tokenizer.decode([id]).startswith(prompt[-1]) for id in range(plain.config.vocab_size)]
+    expected = torch.where(torch.tensor(fitting), expected, 0.0)
+    expected /= expected.sum()
+    drawn_by, multinomial = [], torch.multinomial
+
+    def watched(probabilities, *args, **more):
+        drawn_by.append(probabilities[0].double())
+        return multinomial(probabilities, *args, **more)
+
+    monkeypatch.setattr(torch, "multinomial", watched)
+    pieces = []
+    how = sampling.Sampling(8, temperature=1.0, top_p=1.0)
+    written = sampling.continue_text(model, tokenizer, prompt, how, 3, pieces.append)
+    assert torch.allclose(drawn_by[0], expected, atol=1e-6)
+    assert len(drawn_by) > 1
+    assert not torch.equal(drawn_by[1] > 0, torch.tensor(fitting))
+    # What is shown is the prompt as it was written, and the text from there on.
+    whole = tokenizer.decode([*before[1:], *written.ids]).rstrip(sampling.BROKEN)
+    assert prompt + written.text == whole
+    assert pieces[0] == prompt
+    assert "".join(pieces).rstrip(sampling.BROKEN) == whole
+    assert sampling.continue_text(model, tokenizer, prompt, how, 3) == written
+
+
+def test_a_text_stops_at_white_space_that_comes_after_that_of_the_prompt(tiny_base, monkeypatch):
+    model, tokenizer = models.load(tiny_base), tokens.Tokenizer(tiny_base)
+    monkeypatch.setattr(model, "generate", writes(tokenizer.encode(" смотрел на снег")))
+    pieces = []
+    written = sampling.continue_text(model, tokenizer, "Кот ", sampling.Sampling(60, stop=(" ",)), 0, pieces.append)
+    assert (written.text, "".join(pieces)) == ("смотрел", "Кот смотрел")
+
+
+def test_white_space_that_is_no_token_stays_in_the_prompt(tiny_base):
+    tokenizer = tokens.Tokenizer(tiny_base)
+    for prompt in ("Кот\u2028", "Кот"):
+        ids, last = tokens.prompt_ids(tokenizer, prompt, 64)
+        assert (tokenizer.decode(ids[1:]), last) == (prompt, "")
+
+
+def test_white_space_at_the_end_of_prompts_is_said(project):
+    project.path("blank.txt").write_text("Кот\nСнег \n", encoding="utf-8")
+    result = project.run(
+        "python", "generate.py", "--prompts", "blank.txt", "--output", "-", "--tokens", "4", "--seed", "1"
+    )
+    assert "white space at the end of a prompt is written by the model" in result.stderr
+    assert [json.loads(line)["prompt"] for line in result.stdout.splitlines()] == ["Кот", "Снег "]
+    assert "white space" not in project.run("python", "generate.py", "Кот", "--tokens", "4", "--seed", "1").stderr
+
+
 def test_prompts_come_from_a_pipe_too(project):
     output = project.ok("python", "generate.py", "--tokens", "5", "--seed", "1", stdin="Кот\nСнег\n")
     assert output.startswith("Кот")
@@ -244,6 +301,9 @@ def test_no_text_steers_the_terminal(project):
     [
         (["--tokens", "0", "x"], "0 is below 1"),
         (["--temperature", "-1", "x"], "-1 is below 0"),
+        (["--temperature", "1e-40", "x"], "1e-40 is neither 0 nor 0.001 or above"),
+        (["--temperature", "inf", "x"], "inf is above 100"),
+        (["--repetition-penalty", "inf", "x"], "inf is above 100"),
         (["--seed", "99999999999999999999", "x"], "is above 4294967295"),
         (["--top-p", "1.5", "x"], "1.5 is not above 0 and at most 1"),
         (["--stop", "", "x"], "an empty text would end everything at once"),

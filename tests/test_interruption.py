@@ -8,15 +8,21 @@ import random
 import re
 import shutil
 import signal
+import subprocess
 import sys
 import time
 
 import psutil
 import pytest
-from conftest import ONE_THREAD, TEXTS, Project, environment, hashes, make_base
+import torch
+from conftest import HOME, ONE_THREAD, TEXTS, Project, environment, hashes, make_base
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import GPT2LMHeadModel
 
-from stages.lib import checkpoints, failpoints, files
+from stages import train
+from stages.lib import checkpoints, failpoints, files, packing, params, scoring
+from stages.lib.cli import Stopped
+from stages.lib.interruption import Interruption
 
 EVERY_STEP_IS_TOLD = {"train__logging_steps": "1", "train__save_steps": "1000"}
 # Long enough to be killed often, and a checkpoint so often that many kills hit one.
@@ -86,6 +92,26 @@ def trainer_of(project):
     return json.loads(lock.read_text())["pid"]
 
 
+def held(project):
+    """The trainer, once it stands still at its HOLDPOINT: whatever is sent to it now finds it in the middle."""
+
+    def standing():
+        for lock in project.path("model/checkpoints").glob("*/lock"):
+            if text := lock.read_text():
+                process = psutil.Process(json.loads(text)["pid"])
+                return process if process.status() == psutil.STATUS_STOPPED else None
+        return None
+
+    wait_for(standing)
+    return standing()
+
+
+def go_on(trainer):
+    """Continue a trainer that is held; one that was killed, or that the system continued already, may be gone."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        trainer.send_signal(signal.SIGCONT)
+
+
 def wait_for(condition, seconds=120):
     deadline = time.monotonic() + seconds
     while not condition():
@@ -113,20 +139,21 @@ def test_sigterm_and_ctrl_c_write_a_checkpoint_and_say_how_to_go_on(project, und
     # `dvc` itself passes no signal on. Ctrl-C reaches the whole group, `kill` of a job often one process alone.
     step = 0
     for number, whom in ((signal.SIGTERM, "stage"), (signal.SIGINT, "group"), (signal.SIGHUP, "group")):
-        running = Running(project, "dvc", "repro", "train")
-        assert running.read_until(rf"step {step + 15}/")
+        running = Running(project, "dvc", "repro", "train", HOLDPOINT="step taken:15")
+        trainer = held(project)
         if whom == "stage":
-            os.kill(running.trainer(), number)
+            trainer.send_signal(number)
         else:
             os.killpg(running.process.pid, number)
+        go_on(trainer)
         output, status = running.end()
         assert status != 0
         (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
         found = re.fullmatch(
             rf"error: stopped at step (\d+) of \d+ \({number.name}\): the same command goes on from there", line
         )
-        step = int(found[1])
-        assert step == last_step(output)
+        step += 15
+        assert int(found[1]) == last_step(output) == step
         assert not half_written(project)
         assert (folder_of_run(project) / f"checkpoint-{step}/manifest.json").exists()
         assert not project.path("model/finetuned").exists()
@@ -137,20 +164,52 @@ def test_sigterm_and_ctrl_c_write_a_checkpoint_and_say_how_to_go_on(project, und
 
 
 def in_a_terminal(project):
-    """Start `dvc repro train` in a terminal of its own; return process id, terminal and what was shown so far."""
+    """Start `dvc repro train` in a terminal of its own; return process id, terminal, trainer and what was shown."""
     process, terminal = pty.fork()
     if not process:
         os.chdir(project.folder)
-        os.execve(sys.executable, [sys.executable, "-m", "dvc", "repro", "train"], environment(**ONE_THREAD))
+        env = environment(**ONE_THREAD, HOLDPOINT="step taken:15")
+        os.execve(sys.executable, [sys.executable, "-m", "dvc", "repro", "train"], env)
     shown = b""
-    while b"step 15/" not in shown:
+    while b"step 14/" not in shown:
         shown += os.read(terminal, 1000)
-    return process, terminal, shown
+    return process, terminal, held(project), shown
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("inside", ["validation", "samples"])
+def test_a_stop_in_mid_validation_comes_before_its_next_batch(project, monkeypatch, inside, rank):
+    """The stage itself, in this process: so many batches of validation, or tokens of samples, and not one more."""
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(scoring, "_TOKENS_ON_CPU", 1)  # a batch for each document, and more of these
+    monkeypatch.setattr(train, "documents_of", lambda *given: iter(5 * list(packing.documents_of(*given))))
+    settings = params.load().train.model_copy(update={"lora_rank": rank})
+    interruption, calls = Interruption(), []
+
+    def counted(true):
+        def call(*args, **inputs):
+            calls.append(args)
+            if len(calls) == 3:
+                interruption.reason = "SIGTERM"
+            return true(*args, **inputs)
+
+        return call
+
+    if inside == "validation":
+        monkeypatch.setattr(scoring, "_score_batch", counted(scoring._score_batch))
+    else:
+        monkeypatch.setattr(GPT2LMHeadModel, "forward", counted(GPT2LMHeadModel.forward))
+    run = checkpoints.Run(f"{inside}{rank}")
+    run.folder.mkdir(parents=True)
+    with pytest.raises(Stopped, match="stopped at step 0 of"):
+        train._train(settings, run, torch.device("cpu"), interruption)
+    assert len(calls) == 3
 
 
 def test_ctrl_c_in_a_terminal_leaves_it_tidy(project):
-    process, terminal, shown = in_a_terminal(project)
+    process, terminal, trainer, shown = in_a_terminal(project)
     os.write(terminal, b"\x03")
+    go_on(trainer)
     with contextlib.suppress(OSError):  # how a terminal ends
         while piece := os.read(terminal, 1000):
             shown += piece
@@ -160,12 +219,13 @@ def test_ctrl_c_in_a_terminal_leaves_it_tidy(project):
 
 
 def test_a_terminal_that_is_closed_costs_nothing(project):
-    process, terminal, _ = in_a_terminal(project)
+    process, terminal, trainer, _ = in_a_terminal(project)
     os.close(terminal)
     assert os.waitpid(process, 0)[1] != 0
+    go_on(trainer)
     wait_for(lambda: not any(path.read_text() for path in folder_of_run(project).glob("lock")))
     (checkpoint,) = folder_of_run(project).glob("checkpoint-*")
-    assert checkpoints.step_of(checkpoint) >= 15
+    assert checkpoints.step_of(checkpoint) == 15
     assert f"goes on from {checkpoint.name}\n" in project.ok("dvc", "repro", "train")
 
 
@@ -178,13 +238,13 @@ def test_training_goes_on_when_nobody_reads_what_it_prints(project):
 
 
 def test_a_trainer_ends_with_the_dvc_that_started_it_and_the_next_one_waits_for_it(project, undisturbed):
-    running = Running(project, "dvc", "repro", "train")
-    assert running.read_until("step 20/")
-    trainer = psutil.Process(running.trainer())
+    running = Running(project, "dvc", "repro", "train", HOLDPOINT="step taken:20")
+    trainer = held(project)
     running.process.kill()
     running.process.wait()
-    # At once, while the first trainer may still write its last checkpoint.
     following = Running(project, "dvc", "repro")
+    assert following.read_until(f"waiting for process {trainer.pid}, whose dvc is gone")
+    go_on(trainer)
     output, _ = running.end()
     assert "(the dvc that started it is gone): the same command goes on from there" in output
     assert not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE
@@ -206,13 +266,41 @@ def test_a_trainer_waits_only_for_one_that_is_about_to_end(project):
         first.end()
 
 
-def test_a_second_signal_ends_it_at_once(project):
-    running = Running(project, "python", "-m", "stages.train")
-    assert running.read_until("step 2/")
-    running.process.send_signal(signal.SIGTERM)
-    running.process.send_signal(signal.SIGTERM)
-    _, status = running.end()
-    assert status in (-signal.SIGTERM, 128 + signal.SIGTERM)
+LONG_STEP = """
+import time
+from stages.lib import cli
+from stages.lib.interruption import Interruption
+
+def main():
+    with Interruption() as interruption:
+        print("at work", flush=True)
+        while not interruption.reason:
+            time.sleep(0.01)
+        print("noted", flush=True)
+        time.sleep(600)
+
+cli.run(main)
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "expected"),
+    [
+        (signal.SIGTERM, signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGINT, signal.SIGTERM, -signal.SIGTERM),
+        (signal.SIGTERM, signal.SIGINT, 130),
+        (signal.SIGINT, signal.SIGINT, 130),
+    ],
+)
+def test_a_second_signal_ends_it_at_once(first, second, expected):
+    """In the middle of a step that takes ten minutes, so that it cannot be over before."""
+    running = subprocess.Popen([sys.executable, "-c", LONG_STEP], cwd=HOME, stdout=subprocess.PIPE, text=True)
+    assert running.stdout.readline() == "at work\n"
+    running.send_signal(first)
+    assert running.stdout.readline() == "noted\n"
+    running.send_signal(second)
+    assert running.wait() == expected
+    running.stdout.close()
 
 
 def test_out_of_memory_is_one_line_that_says_what_to_lower(project):
@@ -354,9 +442,10 @@ def test_kills_at_random_moments_change_no_byte(long_due, long_undisturbed, tmp_
 def test_experiments_elsewhere_go_on_too(due, undisturbed, tmp_path):
     project = fresh_copy(due, tmp_path / "project")
     project.commit("settings")
-    running = Running(project, "dvc", "exp", "run", "--temp")
-    assert running.read_until("step 15/")
-    os.kill(running.trainer(), signal.SIGTERM)
+    running = Running(project, "dvc", "exp", "run", "--temp", HOLDPOINT="step taken:15")
+    trainer = held(project)
+    trainer.send_signal(signal.SIGTERM)
+    go_on(trainer)
     output, status = running.end()
     assert status != 0
     step = last_step(output)
@@ -395,10 +484,11 @@ def test_whatever_a_run_depends_on_changed_it_starts_fresh_and_changed_back_it_g
     project = fresh_copy(due, tmp_path / "project")
 
     def interrupted(at, **env):
-        running = Running(project, "dvc", "repro", "train", **env)
-        assert running.read_until(rf"  step {at}/"), running.end()
+        running = Running(project, "dvc", "repro", "train", HOLDPOINT=f"step taken:{at}", **env)
+        trainer = held(project)
         # The run to go on with is stopped at a checkpoint, the others before they have one.
-        os.kill(running.trainer(), signal.SIGTERM if at > 2 else signal.SIGKILL)
+        trainer.send_signal(signal.SIGTERM if at > 2 else signal.SIGKILL)
+        go_on(trainer)
         return running.end()[0]
 
     step = last_step(interrupted(15))

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import os
 
 import pytest
 import torch
@@ -12,7 +13,8 @@ from tiny_training import SETTINGS, train
 from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
-from stages.lib import batches, devices, loss, models, params, scoring, training
+from stages import train as train_stage
+from stages.lib import adapters, batches, devices, environment, loss, models, params, scoring, training
 from stages.lib.cli import UserError
 
 
@@ -63,7 +65,7 @@ def test_a_setting_has_its_effect_and_resumes_exactly(tiny_base, rows, tmp_path,
     assert done.record == whole.record
 
 
-def weighing(model):
+def weighing(model, check):
     """A validation whose result is a matter of the weights alone."""
     nats = sum(parameter.abs().double().sum().item() for parameter in model.parameters())
     return scoring.Total(documents=1, size=1000, tokens=10, nats=nats, end_of_text_nats=0.0)
@@ -126,11 +128,6 @@ def test_frozen_layers_and_embeddings_stay_as_they_are(tiny_base, rows, tmp_path
     assert changed == {name for name in before if name.startswith(("transformer.h.1.", "transformer.ln_f."))}
 
 
-def test_more_frozen_layers_than_leave_one_to_train_are_refused(tiny_base, rows, tmp_path):
-    with pytest.raises(UserError, match=r"train.freeze_layers is 2, but the base has 2 layers"):
-        train(tiny_base, rows, tmp_path, freeze_layers=2)
-
-
 def test_lora_trains_small_matrices_alone_and_merges_into_an_ordinary_model(tiny_base, rows, tmp_path):
     done = train(tiny_base, rows, tmp_path / "run", weighing, lora_rank=4, save_steps=5)
     blocks = 2 * (32 * 96 + 32 * 32 + 32 * 128 + 128 * 32)
@@ -146,6 +143,69 @@ def test_lora_trains_small_matrices_alone_and_merges_into_an_ordinary_model(tiny
     assert type(ordinary) is GPT2LMHeadModel
     assert set(ordinary.state_dict()) == set(models.load(tiny_base).state_dict())
     assert torch.allclose(scoring.next_token_nats(ordinary.eval(), **batch), adapted_nats, atol=1e-4)
+
+
+def test_dropout_of_lora_is_in_what_the_adapters_add(tiny_base):
+    """In a model whose own dropout is off, so that all that is dropped is dropped on the way into the adapters."""
+    ids = torch.arange(20)[None]
+    for dropout in (0.0, 0.5):
+        adapted = adapters.attach(models.load(tiny_base), rank=4, alpha=16, dropout=dropout).train()
+        with torch.no_grad():
+            for name, parameter in adapted.named_parameters():
+                if "lora_B" in name:  # it begins as zero, and adds nothing
+                    parameter.normal_()
+            same = torch.equal(adapted(ids).logits, adapted(ids).logits)
+        assert same == (dropout == 0.0)
+
+
+class Several(training.TrainingArguments):
+    """What the Trainer is told on a machine with three cards."""
+
+    @property
+    def n_gpu(self):
+        return self.__dict__.setdefault("_n_gpu", 3) or 3
+
+
+def test_one_card_alone_is_used_among_several(tiny_base, rows, tmp_path, monkeypatch):
+    """Otherwise the Trainer would take a batch for each card, and spread it over them."""
+
+    monkeypatch.setattr(training, "TrainingArguments", Several)
+    done = train(tiny_base, rows, tmp_path, epochs=1)
+    assert done.trainer.args.n_gpu == 1
+    assert {len(batch["input_ids"]) for batch in done.batches[:-1]} == {SETTINGS["batch_size"]}
+
+
+def test_threads_are_part_of_what_a_run_depends_on():
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            assert environment.describe(torch.device("cpu"))["threads"] == number
+    finally:
+        torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_kernels_are_used_on_a_card_as_set(project, monkeypatch, wanted):
+    class Reached(Exception):
+        pass
+
+    def describe(device):
+        raise Reached
+
+    project.set(train__deterministic=str(wanted).lower())
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(devices, "choose", lambda: torch.device("cuda"))
+    monkeypatch.setattr(environment, "describe", describe)
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
+    try:
+        with pytest.raises(Reached):
+            train_stage.main()
+        assert torch.are_deterministic_algorithms_enabled() == wanted
+        assert os.environ.get("CUBLAS_WORKSPACE_CONFIG") == (":4096:8" if wanted else None)
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,12 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
             "  hub: null\n  foo: [1, 2]",
             "(its value: [1, 2]): known are base.folder, base.hub, base.revision",
         ),
+        (
+            "temperature: 0.8",
+            "temperature: 1e-40",
+            "evaluate.temperature is 1e-40, but must be greater than or equal to",
+        ),
+        ("temperature: 0.8", "temperature: 1e40", "evaluate.temperature is 1e+40, but must be less than or equal to"),
         ("  epochs: 3 ", "  epochs: five ", "train.epochs is 'five', but must be a valid integer"),
         ("  epochs: 3 ", "  epochs: 2.5 ", "train.epochs is 2.5, but must be a valid integer"),
         ("  epochs: 3 ", "  epochs: true ", "train.epochs is True, but must be a valid integer"),

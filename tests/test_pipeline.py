@@ -250,6 +250,7 @@ def test_a_learning_rate_given_to_dvc_is_used_as_a_number(project):
         ("train.batch_size=-2", "train.batch_size is -2, but must be greater than or equal to 1"),
         ("tokenize.max_length=100000", "the base model sees 64 tokens at most"),
         ("evaluate.stride=64", "evaluate.stride is 64, but must be below the 64 tokens"),
+        ("train.freeze_layers=2", "train.freeze_layers is 2, but the base model has 2 layers: leave one to train"),
     ],
 )
 def test_a_mistake_in_an_experiment_is_one_line(project, change, expected):

@@ -2,6 +2,7 @@
 
 import ast
 import copy
+import html
 import json
 import re
 import shutil
@@ -267,6 +268,33 @@ def test_pictures_of_the_page_take_its_colours_and_the_file_has_its_own():
         assert pictures._INK not in made[name]
 
 
+def labels(svg):
+    """The words and numbers that a picture shows: letters are drawn, and beside each text stands what it says."""
+    return re.findall("<!-- (.*?) -->", svg)
+
+
+def test_numbers_along_the_axes_are_written_as_the_language_writes_them():
+    for name in ("loss", "bits", "documents", "curves"):
+        english, russian = (labels(drawn(Words(language))[name]) for language in ("en", "ru"))
+        points = [text for text in english if re.fullmatch(r"\d+\.\d+", text)]
+        assert len(points) > 2
+        assert [text for text in russian if re.fullmatch(r"\d+,\d+", text)] == [
+            text.replace(".", ",") for text in points
+        ]
+
+
+def test_the_weights_that_were_kept_are_marked_where_they_have_a_point():
+    for draw in (pictures.loss, pictures.curves):
+        assert "kept: step 15" in labels(draw(STEPS, POINTS, 15, ENGLISH))
+        assert "kept: step 16" not in labels(draw(STEPS, POINTS, 16, ENGLISH))
+
+
+def test_lengths_that_differ_widely_stand_on_a_logarithmic_axis():
+    close = [{"from": "100", "to": "200", "documents": "3"}, {"from": "200", "to": "500", "documents": "8"}]
+    assert any("10^" in text for text in labels(pictures.lengths(LENGTHS, ENGLISH)))
+    assert not any("10^" in text for text in labels(pictures.lengths(close, ENGLISH)))
+
+
 def test_a_point_stands_where_its_figures_say():
     """The scatter's points, read back from the SVG, lie on a straight line through their figures."""
     root = ElementTree.fromstring(drawn(ENGLISH)["documents"])
@@ -287,6 +315,12 @@ def test_a_point_stands_where_its_figures_say():
             for name in ("base", "tuned")
         ]
         assert [across, up] == pytest.approx(steps, abs=1e-3)
+    # A bit per byte is as long across as it is up, so that the diagonal is one.
+    units = [
+        abs(points[1][side] - points[0][side]) / abs(float(better[1][name]) - float(better[0][name]))
+        for side, name in enumerate(("base", "tuned"))
+    ]
+    assert units[0] == pytest.approx(units[1], rel=1e-3)
 
 
 def test_a_long_run_is_thinned_so_that_the_page_stays_small():
@@ -379,6 +413,25 @@ def test_line_ends_of_every_kind_stay_in_the_samples(project):
     assert page.count(f"<b>{odd}</b>") >= 3
 
 
+def test_texts_of_the_user_stand_in_their_own_direction(reproduced):
+    """Each piece of text that a user or a model wrote has the direction of its own letters, not that of the page."""
+    page = reproduced.path("logs/report.html").read_text(encoding="utf-8")
+    assert re.search(r"<title>.*</title>", page)
+    assert page.count('<h1 dir="auto">') == 1
+    samples = re.findall(r'<div class="sample">(.*?)</div>\n</div>', page, re.DOTALL)
+    lines = reproduced.path("logs/samples.jsonl").read_text(encoding="utf-8").split("\n")[:-1]
+    assert len(samples) == len(lines) > 3
+    for shown, line in zip(samples, lines, strict=True):
+        sample = json.loads(line)
+        # The prompt, then both models' texts, and the original where there is one.
+        assert f"<b><bdi>{html.escape(sample['prompt'])}</bdi></b>" in shown
+        assert shown.count('<p class="text" dir="auto">') == 2 + (sample["original"] is not None)
+        assert shown.count('class="text"') == shown.count('dir="auto"')
+    assert '<pre dir="auto">' in page
+    assert "<bdi>data/my_corpus.jsonl</bdi>" in page
+    assert "<bdi>model/embedded</bdi>" in page
+
+
 def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):
     project.set(
         train__epochs="30",
@@ -402,18 +455,29 @@ def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):
 
 
 def test_a_corpus_learned_by_heart_is_warned_of(tiny_base, tmp_path):
-    """Random words, so that nothing but the training documents themselves can teach how they go on."""
+    """Random words, so that nothing but the training documents themselves can teach how they go on.
+
+    All of them are truncated, and what was left of each was learned by heart.
+    """
     project = tiny_project(tmp_path / "project", tiny_base)
     shutil.rmtree(project.path("model/embedded"))
     make_base(project.path("model/embedded"), context=160)
     random, words = np.random.default_rng(0), " ".join(TEXTS).split()
     project.write_corpus([" ".join(random.choice(words, 50)) for _ in range(16)])
-    project.set(tokenize__max_length="160", train__epochs="60", train__learning_rate="1e-2", train__keep="last")
+    project.set(
+        tokenize__max_length="100",
+        tokenize__overlong="truncate",
+        train__epochs="60",
+        train__learning_rate="1e-2",
+        train__keep="last",
+    )
     project.set(validate__test_fraction="0.2", evaluate__held_out_prompts="0", evaluate__new_tokens="2")
     output = project.ok("dvc", "repro")
     figures = project.json("logs/evaluate.json")
+    training = project.json("logs/tokenize.json")["train"]
+    assert training["overlong_documents"] == training["documents"]
     copying = figures["tuned"]["copying"]
-    assert copying["training"]["prompts"] > 5
+    assert copying["training"]["prompts"] == training["documents"]
     assert copying["held_out"]["prompts"] > 0
     assert copying["training"]["share_copied"] > 0.5
     assert copying["held_out"]["share_copied"] == 0.0

@@ -8,7 +8,7 @@ import torch
 from conftest import TEXTS
 from transformers import GPT2LMHeadModel
 
-from stages.lib import models, scoring
+from stages.lib import models, packing, scoring
 from stages.lib.encoder import Encoder
 from stages.lib.packing import Document
 
@@ -51,6 +51,13 @@ def test_nats_equal_the_reference(tiny_base, documents, stride):
         assert score.nats == pytest.approx(math.fsum(expected[:-1]), rel=1e-5)
         assert score.end_of_text_nats == pytest.approx(expected[-1], rel=1e-5)
         assert score.tokens == len(document.ids) - 2
+
+
+def test_a_window_moves_on_by_half_the_context_by_default(tiny_base, documents):
+    (score,) = scoring.score_documents(models.load(tiny_base), [documents[-1]])
+    assert len(documents[-1].ids) > 2 * 64
+    expected = reference_nats(tiny_base, documents[-1].ids, 32)
+    assert score.nats == pytest.approx(math.fsum(expected[:-1]), rel=1e-6)
 
 
 def test_bits_per_byte_equals_the_reference(tiny_base, documents):
@@ -103,6 +110,12 @@ def test_scoring_leaves_model_and_random_state_as_they_were(tiny_base, documents
 def test_a_stride_that_would_leave_no_context_is_refused(tiny_base, documents, stride):
     with pytest.raises(ValueError, match="stride"):
         list(scoring.score_documents(models.load(tiny_base), documents, stride))
+
+
+def test_a_document_that_was_cut_short_is_not_scored(tiny_base, documents):
+    cut = packing.shorten(documents[-1], 20, "truncate")
+    with pytest.raises(ValueError, match="whole"):
+        list(scoring.score_documents(models.load(tiny_base), [documents[0], cut]))
 
 
 def test_windows_score_each_token_once():

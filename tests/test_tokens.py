@@ -54,14 +54,32 @@ def test_every_token_is_predicted_exactly_once(given_documents, max_length):
     assert all(sum(len(segment.ids) for segment in row) <= max_length for row in rows)
 
 
-@given(documents, lengths)
-def test_documents_come_back_whole_from_rows(given_documents, max_length):
-    back = list(packing.documents_of(packing.pack(given_documents, max_length), E))
-    assert len(back) == len(given_documents)
+@given(documents, lengths, st.sampled_from(["split", "truncate"]))
+def test_documents_come_back_from_rows_whole_or_as_they_were_cut(given_documents, max_length, overlong):
+    kept = [packing.shorten(document, max_length, overlong) for document in given_documents]
+    back = list(packing.documents_of(packing.pack(kept, max_length), E))
+    assert len(back) == len(kept)
     back.sort(key=lambda document: document.line)
-    for document, original in zip(back, given_documents, strict=True):
+    for document, original in zip(back, kept, strict=True):
         assert document.ids.tolist() == original.ids.tolist()
-        assert (document.line, document.size) == (original.line, original.size)
+        assert (document.line, document.size, document.whole) == (original.line, original.size, original.whole)
+        assert document.whole == (document.ids[-1] == E)
+
+
+@given(documents, lengths, st.sampled_from(["split", "truncate"]))
+def test_documents_come_back_in_the_row_in_which_they_end(given_documents, max_length, overlong):
+    """So that no more of them are in memory than go on in a later row."""
+    rows = list(packing.pack((packing.shorten(one, max_length, overlong) for one in given_documents), max_length))
+    read = []
+
+    def reading():
+        for row in rows:
+            read.append(row)
+            yield row
+
+    last_rows = {segment.line: number for number, row in enumerate(rows, 1) for segment in row}
+    for document in packing.documents_of(reading(), E):
+        assert len(read) == last_rows[document.line]
 
 
 @given(documents, lengths)
@@ -118,7 +136,9 @@ def test_rows_on_disk_open_with_datasets_and_with_pyarrow(tmp_path):
     with pa.memory_map(str(path)) as source:
         assert pa.ipc.open_stream(source).read_all()["input_ids"].to_pylist() == flat
     for read, row in zip(tokens.read_rows(path), rows, strict=True):
-        assert [(s.line, s.size, s.ids.tolist()) for s in read] == [(s.line, s.size, s.ids.tolist()) for s in row]
+        for ours, theirs in zip(read, row, strict=True):
+            assert ours.ids.tolist() == theirs.ids.tolist()
+            assert (ours.line, ours.size, ours.last) == (theirs.line, theirs.size, theirs.last)
 
 
 def rows_by_best_fit(sizes, max_length):
@@ -340,6 +360,7 @@ def test_overlong_documents_are_cut_or_left_out_as_asked(given_documents, max_le
         fits = len(document.ids) <= max_length
         assert whole is document
         assert cut.ids.tolist() == document.ids[:max_length].tolist()
+        assert (whole.whole, cut.whole) == (True, fits)
         assert left is (document if fits else None)
 
 

@@ -122,11 +122,68 @@ def test_weight_decay_spares_biases_and_layer_norms(tiny_base, rows, tmp_path):
     assert decayed - {"lm_head.weight"} == {name for name, parameter in everything.items() if parameter.ndim == 2}
 
 
+def plain_rate(scheduler, step, steps, warmup, peak):
+    """The rate of a step, the first being step 1: up in `warmup` equal parts, and then down from the peak."""
+    if step <= warmup:
+        return peak * step / warmup
+    gone = (step - 1 - warmup) / (steps - warmup)
+    return peak * {"constant": 1.0, "linear": 1 - gone, "cosine": math.cos(math.pi / 2 * gone) ** 2}[scheduler]
+
+
+class Rates(TrainerCallback):
+    """Keeps the rate that the optimizer takes each step with."""
+
+    def __init__(self):
+        self.used = {}
+
+    def on_pre_optimizer_step(self, args, state, control, optimizer, **_):
+        (rate,) = {group["lr"] for group in optimizer.param_groups}
+        self.used[state.global_step + 1] = rate
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear", "constant"])
+@pytest.mark.parametrize(
+    ("share", "accumulation", "epochs", "steps", "warmup"),
+    [(0.3, 2, 5, 20, 6), (0.0, 1, 2, 14, 0), (0.99, 3, 1, 3, 3)],
+)
+def test_every_step_has_the_rate_of_the_plain_formula_also_after_a_resume(
+    tiny_base, rows, tmp_path, scheduler, share, accumulation, epochs, steps, warmup
+):
+    settings = {
+        "scheduler": scheduler,
+        "warmup_fraction": share,
+        "gradient_accumulation_steps": accumulation,
+        "epochs": epochs,
+        "save_steps": 1,
+    }
+    expected = {step: plain_rate(scheduler, step, steps, warmup, 1e-3) for step in range(1, steps + 1)}
+    rates = Rates()
+
+    def dies(point):
+        if point["step"] == 2 + warmup // 2:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tiny_base, rows, tmp_path, callback=rates, on_point=dies, **settings)
+    assert train(tiny_base, rows, tmp_path, callback=rates, **settings).began_at == 1 + warmup // 2
+    assert rates.used == pytest.approx(expected)
+    record = training.load_record(tmp_path / f"checkpoint-{steps}")
+    # The rate that is told is the one the step was taken with.
+    assert {point["step"]: point["learning_rate"] for point in record.curve} == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("scheduler", ["cosine", "linear", "constant"])
+def test_a_run_of_one_step_trains(tiny_base, rows, tmp_path, scheduler):
+    done = train(tiny_base, rows, tmp_path, epochs=1, batch_size=100, scheduler=scheduler)
+    assert done.plan.steps == 1
+    assert not same_weights(done.model, models.load(tiny_base))
+
+
 def judge(*bits_per_byte):
     """A validation with these results, one after the other."""
     results = iter(bits_per_byte)
 
-    def validate(model):
+    def validate(model, check):
         nats = next(results) * math.log(2) * 1000
         return scoring.Total(documents=1, size=1000, tokens=10, nats=nats, end_of_text_nats=0.0)
 
@@ -192,11 +249,11 @@ def test_a_run_that_died_in_a_validation_makes_up_for_it_and_ends_the_same(tiny_
     assert len(whole.record.validation) == 6
     calls = []
 
-    def dies(model):
+    def dies(model, check):
         calls.append(model)
         if len(calls) == at + 1:
             raise Killed
-        return judge(*results[len(calls) - 1 :])(model)
+        return judge(*results[len(calls) - 1 :])(model, check)
 
     resumed = tmp_path / "resumed"
     try:
@@ -216,7 +273,7 @@ def test_with_keep_last_there_is_no_slot_for_the_best_weights(tiny_base, rows, t
 
 
 def test_validation_loss_counts_what_training_loss_counts(tiny_base, rows, tmp_path):
-    def validate(model):
+    def validate(model, check):
         return scoring.Total(documents=10, size=1000, tokens=90, nats=250.0, end_of_text_nats=50.0)
 
     point = train(tiny_base, rows, tmp_path, validate, epochs=1).record.validation[0]
@@ -239,10 +296,10 @@ def test_training_on_short_documents_teaches_the_model_to_end_them(tiny_base, ro
 def test_samples_in_mid_training_leave_mode_and_random_states_as_they_were(tiny_base):
     model, tokenizer = models.load(tiny_base, 0.5).train(), tokens.Tokenizer(tiny_base)
     state = torch.get_rng_state()
-    texts = sampling.openings(model, tokenizer, 3, 20)
+    texts = sampling.openings(model, tokenizer, 3, 20, lambda: None)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
-    assert texts == sampling.openings(model, tokenizer, 3, 20)
+    assert texts == sampling.openings(model, tokenizer, 3, 20, lambda: None)
     assert len(set(texts)) == 3
 
 

@@ -126,6 +126,9 @@ class Run:
         for path in checkpoint.rglob("*"):
             files.sync(path)
         files.write_json(checkpoint / _MANIFEST, self._described(checkpoint, best_step))
+        # Its name, too, before that of an older one goes: and those of the folders above, which may be new.
+        for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
+            files.sync(folder)
         reach("checkpoint sealed")
 
     def discard_older(self, keep: int) -> None:

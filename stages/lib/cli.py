@@ -6,10 +6,12 @@ what is wrong, where, and what to do, and exits with 1. A traceback is left to w
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -17,6 +19,8 @@ from tqdm import tqdm
 
 T = TypeVar("T")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+SECONDS_A_LINE = 60  # between two lines of progress, at least
 
 # DVC deletes the outputs of a stage before it runs. What the last commit says of them is in git and in DVC's cache.
 RESTORE = "The outputs of the last committed run come back with: git checkout logs && dvc checkout"
@@ -146,13 +150,59 @@ def _fail(message: str, status: int) -> None:
     sys.exit(status)
 
 
-def progress(label: str, total: int | None, unit: str) -> tqdm:
-    """A bar with rate and, where `total` is known, the time left; silent where standard error is no terminal."""
-    # disable=None: tqdm looks for the terminal by itself.
-    return tqdm(desc=label, total=total, unit=unit, unit_scale=unit == "B", disable=None, leave=False)
+class Lines:
+    """Progress where there is no terminal: a line on standard error, at most one every `SECONDS_A_LINE`."""
+
+    def __init__(self, label: str, total: int | None, unit: str, initial: int = 0) -> None:
+        self._label, self._total, self._unit, self._initial = label, total, unit, initial
+        self.n = initial  # tqdm's name for what is done
+        self._told = self._began = time.monotonic()
+
+    def update(self, more: int = 1) -> None:
+        """Count `more` as done, and say how far the work is when it is time to."""
+        self.n += more
+        now = time.monotonic()
+        if now - self._told < SECONDS_A_LINE:
+            return
+        self._told = now
+        line = tqdm.format_meter(
+            self.n,
+            self._total,
+            now - self._began,
+            unit=self._unit,
+            unit_scale=self._unit == "B",
+            initial=self._initial,
+            bar_format="{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
+            if self._total
+            else "{n_fmt}{unit}, {rate_noinv_fmt}",
+        )
+        with contextlib.suppress(OSError):  # nobody reads it any more
+            print(f"{self._label}: {' '.join(line.split())}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Nothing is left to be tidied up."""
+
+    def __enter__(self) -> Lines:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
 
 
-def counted(items: Iterable[T], bar: tqdm) -> Iterator[T]:
+Bar = tqdm | Lines
+
+
+def progress(label: str, total: int | None, unit: str, initial: int = 0) -> Bar:
+    """A bar with rate and, where `total` is known, the time left; lines where standard error is no terminal.
+
+    `initial` is what was done before. Both are context managers, and moved on by `update`.
+    """
+    if not sys.stderr.isatty():
+        return Lines(label, total, unit, initial)
+    return tqdm(desc=label, total=total, unit=unit, unit_scale=unit == "B", initial=initial, leave=False)
+
+
+def counted(items: Iterable[T], bar: Bar) -> Iterator[T]:
     """Yield `items`, each moving the bar on by one."""
     for item in items:
         yield item

@@ -1,7 +1,8 @@
-"""Places at which a test can have a run killed, to prove that none of them loses anything.
+"""Places at which a test can have a run killed, to prove that none of them loses anything, or held.
 
 `FAILPOINT=name` in the environment kills the process, as `kill -9` would, when it gets to the place of that name;
-`FAILPOINT=name:3` when it gets there for the third time. Without the variable a place costs a look at a string.
+`FAILPOINT=name:3` when it gets there for the third time. `HOLDPOINT` has it stand still there, as `kill -STOP` would,
+until it is continued. Without these variables a place costs a look at two strings.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import signal
 
 # Every place, in the order in which a run comes by.
 NAMES = (
+    "step taken",
     "best weights written",  # beside their slot
     "best weights in place",
     "checkpoint weights written",
@@ -27,14 +29,25 @@ NAMES = (
     "run finished",
 )
 
-_name, _, _times = os.environ.get("FAILPOINT", "").partition(":")
-_left = int(_times or 1)
+
+class _Point:
+    """The place that a variable of the environment names, and the signal that the process sends itself there."""
+
+    def __init__(self, variable: str, number: signal.Signals) -> None:
+        self.name, _, times = os.environ.get(variable, "").partition(":")
+        self._left, self._number = int(times or 1), number
+
+    def reach(self) -> None:
+        self._left -= 1
+        if self._left == 0:
+            os.kill(os.getpid(), self._number)
+
+
+_points = (_Point("FAILPOINT", signal.SIGKILL), _Point("HOLDPOINT", signal.SIGSTOP))
 
 
 def reach(name: str) -> None:
-    """Die here, if this is the place and the time."""
-    global _left
-    if name == _name:
-        _left -= 1
-        if _left == 0:
-            os.kill(os.getpid(), signal.SIGKILL)
+    """Die or stand still here, if this is the place and the time."""
+    for point in _points:
+        if name == point.name:
+            point.reach()

@@ -52,6 +52,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         if file.is_file():
             file.chmod(0o666 & ~mask)  # safetensors writes files that only their owner may read
         sync(file)
+    sync(partial)
     old = path.parent / f".{path.name}.old.partial"
     shutil.rmtree(old, ignore_errors=True)
     if path.exists():

@@ -10,12 +10,9 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType, TracebackType
 
 import psutil
-import torch
 
 from stages.lib.cli import Stopped
 
@@ -51,15 +48,6 @@ class Interruption:
         """Raise Stopped if somebody asked for it; `done` says how far the work has come."""
         if self.reason:
             raise Stopped(f"stopped {done} ({self.reason}): the same command goes on from there", self.status)
-
-    @contextmanager
-    def checked_in(self, model: torch.nn.Module, done: str) -> Iterator[None]:
-        """Check before every forward pass of `model` inside the block."""
-        handle = model.register_forward_pre_hook(lambda *_: self.check(done))
-        try:
-            yield
-        finally:
-            handle.remove()
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if number == signal.SIGHUP:

@@ -38,6 +38,7 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
     config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
     with quiet():
         model = GPT2LMHeadModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
+    check_finite(model, str(folder))
     # What the folder says of generation is for other tools: here it would fill in whatever a command leaves open.
     model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
     return model.eval()
@@ -56,15 +57,20 @@ def at_work(config: GPT2Config, dropout: float = 0.0, attention: str = "sdpa") -
     return config
 
 
+def check_finite(model: torch.nn.Module, name: str) -> None:
+    """Raise UserError when a weight of the model, which the user calls `name`, is NaN or infinite."""
+    for weight, values in model.named_parameters():
+        if not all(map(torch.isfinite, torch.aminmax(values.detach()))):
+            raise UserError(f"{name}: its weights are damaged: {weight} holds what is no number (NaN or infinite)")
+
+
 def freeze(model: GPT2LMHeadModel, layers: int) -> None:
     """Keep the lowest `layers` blocks as they are and, where there are any, the embeddings below them.
 
-    The output matrix, mostly the token embedding itself, stays too. Raises UserError when the model has no more layers.
+    The output matrix, mostly the token embedding itself, stays too.
     """
-    blocks = model.transformer.h
-    if layers >= len(blocks):
-        raise UserError(f"train.freeze_layers is {layers}, but the base has {len(blocks)} layers: leave one to train")
-    frozen = [model.transformer.wte, model.transformer.wpe, model.lm_head, *blocks[:layers]] if layers else []
+    blocks = model.transformer.h[:layers]
+    frozen = [model.transformer.wte, model.transformer.wpe, model.lm_head, *blocks] if layers else []
     for module in frozen:
         module.requires_grad_(False)
 

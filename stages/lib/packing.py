@@ -22,20 +22,28 @@ WINDOW = 4_000_000  # tokens that are packed together
 
 @dataclass(frozen=True)
 class Document:
-    """One document as the model sees it: `ids` are B d1 ... dn E; `size` is the UTF-8 bytes of its text."""
+    """One document as the model sees it: `ids` are B d1 ... dn E; `size` is the UTF-8 bytes of its text.
+
+    One that was cut short is B d1 ... dm, without the E: it is not `whole`.
+    """
 
     line: int
     ids: np.ndarray
     size: int
+    whole: bool = True
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A run of a document's tokens that stands in one row. `size` is the document's bytes, 0 after its first one."""
+    """A run of a document's tokens that stands in one row.
+
+    `size` is the document's bytes, 0 after its first segment; with its `last` one nothing of it follows in later rows.
+    """
 
     line: int
     ids: np.ndarray
     size: int
+    last: bool
 
 
 Row = list[Segment]
@@ -45,7 +53,10 @@ def segments(document: Document, max_length: int) -> list[Segment]:
     """Cut a document into segments of at most `max_length` tokens, each overlapping the one before by one token."""
     ids = document.ids
     starts = range(0, max(len(ids) - 1, 1), max_length - 1)
-    return [Segment(document.line, ids[at : at + max_length], document.size if at == 0 else 0) for at in starts]
+    return [
+        Segment(document.line, ids[at : at + max_length], document.size if at == 0 else 0, last=at == starts[-1])
+        for at in starts
+    ]
 
 
 def shorten(document: Document, max_length: int, overlong: str) -> Document | None:
@@ -57,7 +68,7 @@ def shorten(document: Document, max_length: int, overlong: str) -> Document | No
     """
     if overlong == "split" or len(document.ids) <= max_length:
         return document
-    return Document(document.line, document.ids[:max_length], document.size) if overlong == "truncate" else None
+    return Document(document.line, document.ids[:max_length], document.size, False) if overlong == "truncate" else None
 
 
 def pack(documents: Iterable[Document], max_length: int) -> Iterator[Row]:
@@ -183,7 +194,7 @@ def documents_of(rows: Iterable[Row], closing: int) -> Iterator[Document]:
             else:
                 parts, size = [segment.ids], segment.size
                 unfinished[segment.line] = parts, size
-            # E stands nowhere inside a document, and a segment has at least two tokens, so E at the end is the end.
-            if segment.ids[-1] == closing:
+            if segment.last:
                 del unfinished[segment.line]
-                yield Document(segment.line, np.concatenate(parts), size)
+                # E stands nowhere inside a document, and a segment has at least two tokens: E at the end is the end.
+                yield Document(segment.line, np.concatenate(parts), size, bool(segment.ids[-1] == closing))

@@ -18,6 +18,8 @@ from stages.lib.cli import UserError, printable
 
 PATH = Path("params.yaml")
 SHOWN = 5  # mistakes that are named; how many more there are is said
+# Beyond these a temperature is as good as the likeliest token, or any; far beyond, no number divided by it is one.
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 100.0
 _TYPES = ("constrained-float", "constrained-str", "literal['auto']", "function-after[_hub_name(), str]")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
@@ -145,7 +147,7 @@ class Evaluate(Section):
     prompts: list[Annotated[str, Field(min_length=1)]]
     held_out_prompts: Annotated[int, Field(ge=0)]
     new_tokens: Positive
-    temperature: Annotated[float, Field(gt=0)]
+    temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=GREATEST_TEMPERATURE)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     copy_prompts: Annotated[int, Field(ge=0)]
     seed: Seed
@@ -169,19 +171,6 @@ class Params(Section):
     train: Train
     evaluate: Evaluate
     report: Report
-
-    def check_context(self, context: int) -> None:
-        """Raise UserError when a setting needs a base model that sees more than `context` tokens."""
-        if self.tokenize.max_length > context:
-            raise UserError(
-                f"{PATH}: tokenize.max_length is {self.tokenize.max_length}, but the base model sees {context} tokens "
-                "at most"
-            )
-        if self.evaluate.stride is not None and self.evaluate.stride >= context:
-            raise UserError(
-                f"{PATH}: evaluate.stride is {self.evaluate.stride}, but must be below the {context} tokens that the "
-                "base model sees"
-            )
 
 
 def load(path: str | Path = PATH) -> Params:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,13 +12,14 @@ from transformers import GPT2LMHeadModel
 
 from stages.lib import copying, sampling
 from stages.lib.packing import Document
-from stages.lib.tokens import Tokenizer
+from stages.lib.tokens import Tokenizer, text_tokens
 
 OPENING = 12  # tokens of a held-out document that the models are given as its opening
 COPIED = 50  # characters: a run this long that stands in a training document is a copy, not a turn of phrase
 COPY_PROMPT = 16  # tokens of a document that the models are to go on from, when it is tried whether they know it
 COPY_LENGTH = 64  # tokens that they write then
 COPY_RUN = 50  # tokens of these that make a copy, as in Carlini et al. 2023, https://arxiv.org/abs/2202.07646
+COPY_CONTEXT = 1 + COPY_PROMPT + COPY_RUN  # tokens that a model must see to show a copy
 
 
 @dataclass(frozen=True)
@@ -35,25 +36,25 @@ def evenly(count: int, wanted: int) -> set[int]:
     return set(np.linspace(0, count - 1, min(wanted, count), dtype=int).tolist()) if count else set()
 
 
-def opening(tokenizer: Tokenizer, document: Document) -> Prompt:
-    """The first words of a document as a prompt."""
+def opening(tokenizer: Tokenizer, document: Document, context: int) -> Prompt:
+    """The first words of a document as a prompt, for a model that sees `context` tokens."""
     ids = document.ids[1:-1].tolist()
     text = tokenizer.decode(ids)
-    start = tokenizer.decode(ids[:OPENING]).rstrip(sampling.BROKEN)
+    start = tokenizer.decode(ids[: min(OPENING, context // 2)]).rstrip(sampling.BROKEN)
     if start != text:
         start = start.rpartition(" ")[0] or start  # a word cut in half is a prompt nobody writes
     return Prompt(start, document.line, text[len(start) :])
 
 
 def beginnings(documents: Iterable[Document], count: int) -> list[list[int]]:
-    """The opening and the first `COPY_PROMPT` tokens of `count` documents, of those that go on long enough.
+    """The opening and the first `COPY_PROMPT` tokens of `count` documents, of those that go on for a copy's length.
 
     `documents` are gone through once; those that are taken stand as far apart as can be.
     """
     # Every `step`-th of the documents so far; when there are twice as many as wanted, every other one of these goes.
     kept: list[list[int]] = []
     step = 1
-    long = (document.ids for document in documents if len(document.ids) >= COPY_PROMPT + COPY_RUN)
+    long = (document.ids for document in documents if text_tokens(document) >= COPY_PROMPT + COPY_RUN)
     for place, ids in enumerate(long if count else ()):
         if place % step == 0:
             kept.append(ids[: 1 + COPY_PROMPT].tolist())
@@ -73,11 +74,12 @@ def copy_figures(found: list[list[copying.Run]]) -> dict[str, float | int | None
     }
 
 
-def copied_parts(tokenizer: Tokenizer, ids: list[int], text: str, found: list[copying.Run]) -> list[list[int]]:
-    """Where copies stand in `text`, as [from, to] in characters; `text` is `ids` decoded, `found` are runs in `ids`."""
+def copied_parts(tokenizer: Tokenizer, written: sampling.Continuation, found: list[copying.Run]) -> list[list[int]]:
+    """Where copies stand in the text `written`, as [from, to] in characters; `found` are runs in its tokens."""
 
     def characters(tokens: int) -> int:
-        return min(len(tokenizer.decode(ids[:tokens]).rstrip(sampling.BROKEN)), len(text))
+        decoded = len(tokenizer.decode(written.ids[:tokens]).rstrip(sampling.BROKEN))
+        return min(max(decoded - written.repeated, 0), len(written.text))
 
     parts: list[list[int]] = []
     for run in found:
@@ -92,16 +94,26 @@ def copied_parts(tokenizer: Tokenizer, ids: list[int], text: str, found: list[co
 
 
 def draw(
-    models: dict[str, GPT2LMHeadModel], tokenizer: Tokenizer, prompts: list[Prompt], how: sampling.Sampling, seed: int
+    models: dict[str, GPT2LMHeadModel],
+    tokenizer: Tokenizer,
+    prompts: list[Prompt],
+    how: sampling.Sampling,
+    seed: int,
+    tell: Callable[[int], object] = lambda _: None,
 ) -> list[dict[str, sampling.Continuation]]:
-    """For each prompt what each model makes of it, given the same random numbers: those of `seed`, `seed` + 1, ..."""
-    return [
-        {
-            name: sampling.continue_text(model, tokenizer, prompt.text, how, (seed + number) % 2**32)
-            for name, model in models.items()
-        }
-        for number, prompt in enumerate(prompts)
-    ]
+    """For each prompt what each model makes of it, given the same random numbers: those of `seed`, `seed` + 1, ...
+
+    `tell` is called with 1 for each text that is written, and with 0 in between.
+    """
+    drawn: list[dict[str, sampling.Continuation]] = []
+    for number, prompt in enumerate(prompts):
+        drawn.append({})
+        for name, model in models.items():
+            drawn[-1][name] = sampling.continue_text(
+                model, tokenizer, prompt.text, how, (seed + number) % 2**32, check=lambda: tell(0)
+            )
+            tell(1)
+    return drawn
 
 
 def figures(written: list[sampling.Continuation], copies: list[list[list[int]]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ text is not in it and stands apart. The figure compares models with different to
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
@@ -123,13 +123,18 @@ def _windows(document: int, ids: np.ndarray, context: int, stride: int) -> Itera
 
 @torch.no_grad()
 def score_documents(
-    model: PreTrainedModel, documents: Iterable[Document], stride: int | None = None, batch_tokens: int | None = None
+    model: PreTrainedModel,
+    documents: Iterable[Document],
+    stride: int | None = None,
+    batch_tokens: int | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Iterator[Score]:
-    """Yield the score of each document, in order.
+    """Yield the score of each document, in order. Raises ValueError for one that is not whole: it has no end to score.
 
     `stride`: by how many tokens the window moves on over a document longer than the context; each token then has at
     least context - stride tokens before it. Half the context by default. `batch_tokens`: tokens, padding included,
-    that go through the model at once. The model is scored in evaluation mode and handed back in the mode it was in.
+    that go through the model at once. `check` is called before each batch, and may raise. The model is scored in
+    evaluation mode and handed back in the mode it was in.
     """
     context = model.config.n_positions
     if stride is None:
@@ -143,22 +148,30 @@ def score_documents(
     try:
         documents = iter(documents)
         while buffer := list(islice(documents, _BUFFER)):
-            yield from _score_buffer(model, buffer, context, stride, batch_tokens)
+            yield from _score_buffer(model, buffer, context, stride, batch_tokens, check)
     finally:
         model.train(training)
 
 
 def _score_buffer(
-    model: PreTrainedModel, buffer: list[Document], context: int, stride: int, batch_tokens: int
+    model: PreTrainedModel,
+    buffer: list[Document],
+    context: int,
+    stride: int,
+    batch_tokens: int,
+    check: Callable[[], None],
 ) -> Iterator[Score]:
     nats = np.zeros(len(buffer))
     end_of_text_nats = np.zeros(len(buffer))
+    if not all(document.whole for document in buffer):
+        raise ValueError("only whole documents can be scored")
     windows = [w for place, document in enumerate(buffer) for w in _windows(place, document.ids, context, stride)]
     windows.sort(key=lambda window: -len(window.ids))
     at = 0
     while at < len(windows):
         batch = windows[at : at + max(1, batch_tokens // len(windows[at].ids))]
         at += len(batch)
+        check()
         for window, row in zip(batch, _score_batch(model, batch), strict=True):
             ends = window.ids[-1] == buffer[window.document].ids[-1]
             nats[window.document] += row[:-1].sum() if ends else row.sum()

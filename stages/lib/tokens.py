@@ -6,7 +6,8 @@ document is always written by the pipeline alone.
 
 Rows stand in one Arrow stream file a split, which `datasets.Dataset.from_file` and `pyarrow` open and memory-map. The
 columns of a row: `input_ids`, its tokens; and for each segment in it one entry in `lengths` (tokens), `lines` (the
-document's line in the corpus) and `sizes` (the document's UTF-8 bytes; 0 when the row holds its continuation).
+document's line in the corpus), `sizes` (the document's UTF-8 bytes; 0 when the row holds its continuation) and `lasts`
+(whether nothing of the document follows in a later row).
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import pyarrow.compute as pc
 import tokenizers
 
 from stages.lib import files
+from stages.lib.cli import UserError
 from stages.lib.packing import Document, Row, Segment
 
 SCHEMA = pa.schema(
@@ -30,6 +32,7 @@ SCHEMA = pa.schema(
         ("lengths", pa.list_(pa.int32())),
         ("lines", pa.list_(pa.int64())),
         ("sizes", pa.list_(pa.int64())),
+        ("lasts", pa.list_(pa.bool_())),
     ]
 )
 BATCH = 1000  # rows in one Arrow record batch
@@ -83,6 +86,31 @@ class Tokenizer:
         return np.array([self.opening, *ids, self.closing], dtype=np.int32)
 
 
+def prompt_ids(tokenizer: Tokenizer, prompt: str, context: int) -> tuple[list[int], str]:
+    """What opens a text and the tokens of a prompt, and the character at its end that is not among them, mostly none.
+
+    Texts hold a blank in one token with the word after it. A blank token at the end of a prompt is therefore followed
+    by nothing that a model knows: the white space belongs into the first token that is written (`beginning_with`).
+    Raises UserError when the prompt leaves no room in a context of so many tokens.
+    """
+    last = prompt[-1:]
+    if not last.isspace() or len(tokenizer.encode(last)) != 1:
+        last = ""
+    told = prompt.removesuffix(last)
+    ids = [tokenizer.opening, *tokenizer.encode(told)]
+    if len(ids) >= context:
+        raise UserError(f"the prompt has {len(ids) - 1} tokens, the model sees {context - 2} at most")
+    return ids, last
+
+
+def beginning_with(tokenizer: Tokenizer, character: str) -> list[int]:
+    """The ids of all tokens whose text begins with `character`, which is a token itself."""
+    (id,) = tokenizer.encode(character)
+    start = tokenizer.library.id_to_token(id)
+    vocabulary = tokenizer.library.get_vocab(with_added_tokens=False)
+    return sorted(id for token, id in vocabulary.items() if token.startswith(start))
+
+
 def write_rows(path: Path, rows: Iterable[Row]) -> tuple[int, int, int]:
     """Write packed rows; return how many rows, segments and tokens went into the file."""
     totals = np.zeros(3, dtype=np.int64)
@@ -111,6 +139,7 @@ def _record_batch(rows: list[Row]) -> pa.RecordBatch:
         (counts, lengths),
         (counts, np.array([segment.line for segment in segments], dtype=np.int64)),
         (counts, np.array([segment.size for segment in segments], dtype=np.int64)),
+        (counts, np.array([segment.last for segment in segments])),
     ]
     arrays = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for offsets, values in columns]
     return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
@@ -121,12 +150,13 @@ def read_rows(path: Path) -> Iterator[Row]:
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
         for batch in reader:
             for index in range(batch.num_rows):
-                ids, lengths, lines, sizes = (column[index].values.to_numpy() for column in batch.columns)
+                columns = (column[index].values.to_numpy(zero_copy_only=False) for column in batch.columns)
+                ids, lengths, lines, sizes, lasts = columns
                 parts = np.split(ids, np.cumsum(lengths)[:-1])
-                segments = zip(lines.tolist(), parts, sizes.tolist(), strict=True)
-                yield [Segment(line, part, size) for line, part, size in segments]
+                segments = zip(lines.tolist(), parts, sizes.tolist(), lasts.tolist(), strict=True)
+                yield [Segment(*segment) for segment in segments]
 
 
 def text_tokens(document: Document) -> int:
-    """How many tokens the document's own text has, without those that open and close it."""
-    return len(document.ids) - 2
+    """How many tokens of the document's own text there are, without those that open and close it."""
+    return len(document.ids) - 1 - document.whole

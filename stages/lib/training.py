@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 import transformers
-from tqdm import tqdm
+from torch.optim.lr_scheduler import LambdaLR
 from transformers import (
     GPT2LMHeadModel,
     PrinterCallback,
@@ -41,6 +41,7 @@ GPT2_PARAMETERS = 124_439_808
 GPT2_RATE = 5e-5
 _RECORD = "record.json"
 _REMEDY = "lower train.learning_rate in params.yaml"
+_BAD_BASE = "the base model's weights are damaged, take another one"
 
 
 def learning_rate(setting: float | str, parameters: int, lora: bool = False) -> float:
@@ -156,6 +157,15 @@ class Trainer(transformers.Trainer):
         self.record.point_tokens += int((inputs["labels"] != scoring.IGNORE).sum())
         return (summed / num_items_in_batch).float()
 
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """The library's schedule, its warm-up counted from 1: counted from 0, the first step has the rate 0."""
+        given = super().create_scheduler(num_training_steps, optimizer)
+        warmup, after = self.args.get_warmup_steps(num_training_steps), given.lr_lambdas[0]
+        self.lr_scheduler = LambdaLR(
+            given.optimizer, lambda done: (done + 1) / warmup if done < warmup else after(done)
+        )
+        return self.lr_scheduler
+
     def _get_grad_norm(self, model: torch.nn.Module, grad_norm: Any = None) -> Any:
         """The length of the gradient; called before the optimizer's step, so that the weights are still good here."""
         norm = super()._get_grad_norm(model, grad_norm)
@@ -198,7 +208,8 @@ class Course(TrainerCallback):
     """Follows a run: curves, checkpoints that count, validation, the best weights, the end; and progress.
 
     A checkpoint is written before the validation of its step. A run that is killed in between goes on with that
-    validation, which `begin` makes up for.
+    validation, which `begin` makes up for. `validate` and `write_samples` get a function to call before each batch,
+    which raises when somebody asked the run to stop.
     """
 
     def __init__(
@@ -206,8 +217,8 @@ class Course(TrainerCallback):
         run: checkpoints.Run,
         record: Record,
         board: Board,
-        validate: Callable[[GPT2LMHeadModel], scoring.Total],
-        write_samples: Callable[[GPT2LMHeadModel], list[str]],
+        validate: Callable[[GPT2LMHeadModel, Callable[[], None]], scoring.Total],
+        write_samples: Callable[[GPT2LMHeadModel, Callable[[], None]], list[str]],
         settings: params.Train,
         plan: Plan,
         interruption: Interruption,
@@ -215,7 +226,7 @@ class Course(TrainerCallback):
         self._run, self._record, self._board = run, record, board
         self._validate, self._write_samples = validate, write_samples
         self._settings, self._plan, self._interruption = settings, plan, interruption
-        self._bar: tqdm | None = None
+        self._bar: cli.Bar | None = None
         self._began, self._stepping = time.monotonic(), 0.0
 
     def begin(self, model: GPT2LMHeadModel, step: int) -> None:
@@ -230,12 +241,13 @@ class Course(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Start the clock."""
-        self._bar = tqdm(total=state.max_steps, initial=state.global_step, desc="train", unit=" steps", disable=None)
+        self._bar = cli.progress("train", state.max_steps, " steps", state.global_step)
         self._since, self._seconds = time.monotonic(), 0.0
         self._tokens = self._record.tokens + self._record.point_tokens
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for what is due after this step."""
+        reach("step taken")
         now = time.monotonic()
         self._seconds += now - self._since
         self._stepping += now - self._since
@@ -296,15 +308,19 @@ class Course(TrainerCallback):
     def _validate_if_due(self, model: GPT2LMHeadModel, step: int) -> None:
         if not self._due(step):
             return
-        with self._interruption.checked_in(model, f"at step {step} of {self._plan.steps}"):
-            total = self._validate(model)
-            self._board.samples(step, self._write_samples(model))
-        if not total.documents:
-            return
+
+        def check() -> None:
+            self._interruption.check(f"at step {step} of {self._plan.steps}")
+
+        total = self._validate(model, check)
         # As in training, the token that closes each document counts here.
-        mean = (total.nats + total.end_of_text_nats) / (total.tokens + total.documents)
-        if not math.isfinite(mean):
-            raise UserError(f"the validation loss is not finite at step {step}: {_REMEDY}")
+        counted = total.tokens + total.documents
+        mean = (total.nats + total.end_of_text_nats) / counted if counted else None
+        if mean is not None and not math.isfinite(mean):
+            raise UserError(f"the validation loss is not finite at step {step}: {_REMEDY if step else _BAD_BASE}")
+        self._board.samples(step, self._write_samples(model, check))
+        if mean is None:
+            return
         point = {"step": step, "bits_per_byte": total.bits_per_byte, "loss": mean}
         self._board.validation(point)
         cli.say(f"  step {step}: validation {total.bits_per_byte:.4f} bits per byte")
@@ -335,7 +351,7 @@ def trainer(
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
         learning_rate=learning_rate(settings.learning_rate, models.parameters(model), bool(settings.lora_rank)),
-        lr_scheduler_type=settings.scheduler if settings.scheduler != "constant" else "constant_with_warmup",
+        lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
         max_grad_norm=settings.max_grad_norm,

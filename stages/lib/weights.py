@@ -56,7 +56,7 @@ def read(folder: Path, name: str, config: GPT2Config) -> tuple[dict[str, torch.T
     kept = {key: tensor.float().contiguous() for key, tensor in kept.items()}
     for key, tensor in kept.items():
         if not torch.isfinite(tensor).all():
-            raise UserError(f"{name}: {key} holds numbers that are not finite: the weights are spoiled")
+            raise UserError(f"{name}: its weights are damaged: {key} holds what is no number (NaN or infinite)")
     return kept, converted
 
 
