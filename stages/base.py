@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.lib import cli, files, hub, models, params
+from stages.lib import cli, files, hub, params
 
 OUTPUT = Path("model/base")
 
@@ -15,11 +15,14 @@ def main() -> None:
     settings = everything.base
     if settings.hub:
         download = hub.download(settings.hub, settings.revision)
-        name, source, commit, licence = settings.hub, download.folder, download.commit, download.licence
+        name, source, commit = download.name, download.folder, download.commit
     else:
-        name, source, commit, licence = settings.folder, Path(settings.folder), None, None
+        name, source, commit = settings.folder, Path(settings.folder), None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
+    # Only now: PyTorch takes seconds to load and one to unload, and a download that fails or is stopped ends at once.
+    from stages.lib import models
+
     # Nothing that is stored depends on these settings: they are refused here because here the work begins.
     everything.check_context(models.read_config(source, name).n_positions)
     with files.new_folder(OUTPUT) as folder:
@@ -28,7 +31,7 @@ def main() -> None:
             "name": name,
             "source": "hub" if settings.hub else "folder",
             "commit": commit,
-            "licence": licence or models.licence(source),
+            "licence": models.licence(source),
             "files": models.provenance(source),
         }
         files.write_json(folder / "provenance.json", provenance)

@@ -24,22 +24,9 @@ from yaml import YAMLError
 
 from stages.lib import files
 from stages.lib.cli import UserError
+from stages.lib.sources import FILES
 from stages.lib.tokens import BOUNDARY, boundary_id, load_tokenizer
 
-# What is read from a folder or from the Hub. Weights by these names only: pickles can run code when they are read.
-FILES = (
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*.safetensors",
-    "model.safetensors.index.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-)
 # How other tools write with a tuned model unless they are told otherwise: as generate.py does. Without, they would take
 # the likeliest token every time, and go round in circles.
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
