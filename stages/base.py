@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from stages.lib import bases, cli, files, hub, licence, limits, params
+from stages.lib import cli, files, hub, licence, limits, params
+
+if TYPE_CHECKING:
+    from stages.lib.bases import Facts
 
 OUTPUT = Path("model/base")
 
@@ -16,11 +20,14 @@ def main() -> None:
     settings = everything.base
     if settings.hub:
         download = hub.download(settings.hub, settings.revision)
-        name, source, commit, of_hub = settings.hub, download.folder, download.commit, download.licence
+        name, source, commit = download.name, download.folder, download.commit
     else:
-        name, source, commit, of_hub = settings.folder, Path(settings.folder), None, None
+        name, source, commit = settings.folder, Path(settings.folder), None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
+    # Only now: PyTorch takes seconds to load and one to unload, and a download that fails or is stopped ends at once.
+    from stages.lib import bases
+
     with files.new_folder(OUTPUT) as folder:
         facts = bases.normalise(source, name, folder, settings.end_of_text, settings.special_tokens == "keep")
         # Nothing that is stored depends on these settings: they are refused here because here the work begins.
@@ -29,7 +36,7 @@ def main() -> None:
             "name": name,
             "source": "hub" if settings.hub else "folder",
             "commit": commit,
-            "licence": licence.named(of_hub) or licence.stated(source),
+            "licence": licence.stated(source),
             **asdict(facts),
             "files": bases.provenance(source, name),
         }
@@ -37,7 +44,7 @@ def main() -> None:
     _summary(name, commit, facts)
 
 
-def _summary(name: str, commit: str | None, facts: bases.Facts) -> None:
+def _summary(name: str, commit: str | None, facts: Facts) -> None:
     cli.say(f"base: {cli.printable(name)}" + (f" at commit {commit}" if commit else ""))
     cli.say(
         f"  {facts.layers} layers of width {facts.width}, {facts.parameters / 1e6:.1f} M parameters, sees "

@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
-
-from huggingface_hub.errors import StrictDataclassError
-from transformers import GPT2Config
-from transformers.activations import ACT2FN
+from typing import TYPE_CHECKING, Any
 
 from stages.lib import files
 from stages.lib.cli import UserError
+
+if TYPE_CHECKING:
+    from transformers import GPT2Config
 
 # Weights come in several forms, often side by side: the first that is there is taken, and no other. Pickles come last,
 # as only tensors are read from them.
@@ -86,6 +85,11 @@ def read_config(folder: Path, name: str) -> GPT2Config:
     Only what GPT-2 knows is taken from the file: nothing in it names code, a device or a precision to come. Raises
     UserError when it is no GPT-2 that writes.
     """
+    # Only here: they take torch with them, and names of files are chosen without it.
+    from huggingface_hub.errors import StrictDataclassError
+    from transformers import GPT2Config
+    from transformers.activations import ACT2FN
+
     if (folder / "adapter_config.json").exists():
         raise UserError(
             f"{name} holds an adapter (adapter_config.json), not a model: merge it into the model it was trained on "
