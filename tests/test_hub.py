@@ -1,5 +1,6 @@
 """A base from the Hugging Face Hub: the real client against a server on the loopback address that answers alike."""
 
+import gzip
 import hashlib
 import json
 import os
@@ -40,12 +41,13 @@ FILES = {
     "model.safetensors": BIG,
     "tokenizer.json": b"{}",
     "README.md": b"---\nlicense: mit\n---\n",
+    "added_tokens.json": b"",
     "pytorch_model.bin": b"a pickle",
     "modeling_custom.py": b"raise SystemExit('remote code ran')",
     "onnx/model.safetensors": b"elsewhere",
     "model-of/a.safetensors": b"elsewhere, too",
 }
-WANTED = {"config.json", "model.safetensors", "tokenizer.json", "README.md"}
+WANTED = {"config.json", "model.safetensors", "tokenizer.json", "README.md", "added_tokens.json"}
 
 
 @pytest.fixture
@@ -146,7 +148,8 @@ def test_every_kind_of_revision_becomes_a_commit(hub, ok, revision):
 
 def test_only_what_is_needed_is_fetched(hub, ok):
     found = ok()
-    assert {path.partition(f"/resolve/{COMMIT}/")[2] for path in hub.paths("/resolve/")} == WANTED
+    asked = {path.partition(f"/resolve/{COMMIT}/")[2] for path in hub.paths("/resolve/")}
+    assert asked == WANTED - {"added_tokens.json"}  # which is empty
     assert {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*")} == WANTED
 
 
@@ -405,6 +408,12 @@ def test_a_storage_without_parts_of_files_gives_it_anew(hub, ok):
 def test_another_length_than_there_should_be_is_found(hub, ok, body):
     """Where the answer does not say its length, it ends when the connection does."""
     hub.fail(WEIGHTS, times=1, status=200, headers={"Content-Length": None, "Connection": "close"}, body=body)
+    ok()
+
+
+def test_a_mirror_that_compresses_unasked_is_understood(hub, ok):
+    packed = gzip.compress(FILES["config.json"])
+    hub.fail(f"/resolve/{COMMIT}/config.json", status=200, headers={"Content-Encoding": "gzip"}, body=packed)
     ok()
 
 

@@ -150,6 +150,7 @@ def _stream(url: str, size: int, partial: Path, attempt: Attempt, meter: Meter) 
     """Add to `partial` what it lacks of the `size` bytes at `url`."""
     have = _size(partial)
     if have >= size:
+        partial.touch()  # a file may be empty
         return
     # Compressed on the way, a part of the file would have other bytes.
     headers = build_hf_headers() | {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
@@ -157,7 +158,8 @@ def _stream(url: str, size: int, partial: Path, attempt: Attempt, meter: Meter) 
         attempt.alive()
         hf_raise_for_status(response)
         left = size - have if response.status_code == 206 else size
-        if (length := response.headers.get("Content-Length")) and int(length) != left:
+        length = None if "Content-Encoding" in response.headers else response.headers.get("Content-Length")
+        if length is not None and int(length) != left:
             raise NotTheHub("a file has not the size that the description says")
         with open(partial, "ab" if response.status_code == 206 else "wb") as out:
             for piece in response.iter_bytes():
