@@ -21,7 +21,7 @@ from stages.lib.characters import SEPARATOR, Kinds, code_points, joined
 
 RUN = 13  # words
 LIMIT = 2**21  # runs of held-out documents that are looked for
-_GROUP = 2**20  # characters that are worked on together: a word that they repeat is looked up once
+_GROUP = 2**19  # characters that are worked on together: a word that they repeat is looked up once
 
 
 @dataclass(frozen=True)
@@ -66,8 +66,11 @@ class Numbering:
         starts, sizes = edges[::2], edges[1::2] - edges[::2]
         lengths = np.diff(np.searchsorted(starts, np.flatnonzero(kinds == _SEPARATOR)), prepend=0)
         counts = np.maximum(lengths - RUN + 1, 0)
-        long = np.repeat(counts > 0, lengths)  # of all words
-        words = _array(characters[within][np.repeat(long, sizes)], sizes[long]).dictionary_encode()
+        if not counts.all():
+            long = np.repeat(counts > 0, lengths)  # of all words
+            within[within] = np.repeat(long, sizes)
+            sizes = sizes[long]
+        words = _array(characters[within], sizes).dictionary_encode()
         different = words.dictionary.to_pylist()
         if learn:
             for word in different:
@@ -107,9 +110,9 @@ class Runs:
         """The numbers of those runs that begin at `words.firsts`, as far as they are known."""
         numbers = words.numbers
         for step, known in zip(_STEPS, self._pairs, strict=True):
-            pairs = _paired(numbers, step)
+            pairs, are_known = _paired(numbers, step), numbers > 0
+            both = np.flatnonzero(are_known[:-step] & are_known[step:])
             numbers = np.zeros(len(pairs), np.uint64)
-            both = np.flatnonzero((pairs >> np.uint64(32) > 0) & (pairs & _HALF > 0))
             numbers[both] = known.find(pairs[both])
         found = numbers[words.firsts].astype(np.int64)
         return found[found > 0]
@@ -120,7 +123,7 @@ class _Index:
 
     def __init__(self, keys: np.ndarray) -> None:
         self._keys = np.concatenate([np.zeros(1, np.uint64), keys])
-        self._bits = (4 * len(keys)).bit_length()
+        self._bits = (2 * len(keys)).bit_length()
         self._table = np.zeros(2**self._bits, np.uint32)
         numbers, slots = np.arange(1, len(keys) + 1), self._slots(keys)
         while len(numbers):
@@ -151,7 +154,6 @@ class _Index:
 
 
 _STEPS = (1, 2, 4, 5)  # from the first to the second of a pair, so that its words are 2, 4, 8 and 13
-_HALF = np.uint64(2**32 - 1)
 
 
 def _paired(numbers: np.ndarray, step: int) -> np.ndarray:
