@@ -141,7 +141,7 @@ def test_only_configuration_safetensors_and_tokenizer_are_fetched(project, hub, 
     ("change", "expected"),
     [
         ({"base__hub": "someone/else"}, "the Hub has no model someone/else"),
-        ({"base__hub": "a--b/c"}, "is no name a model of the Hub can have"),
+        ({"base__hub": "a/b.git"}, "is no name a model of the Hub can have"),
         ({"base__revision": "v9"}, f"{NAME} has no revision v9"),
     ],
 )
