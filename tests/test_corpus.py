@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib import corpus, duplicates, hashing, leakage, scan
+from stages.lib import corpus, duplicates, leakage, scan
 from stages.lib.unusual import unusual_places
 
 key = duplicates.document_key
@@ -210,17 +210,6 @@ def test_every_letter_counts_for_its_script():
 def plain_runs(text):
     words = re.findall(r"\w+", text.lower())
     return {tuple(words[at : at + 13]) for at in range(len(words) - 12)}
-
-
-def test_equal_segments_have_equal_hashes_wherever_they_stand_and_others_do_not():
-    """Against plain integers, over all segments of some dozen values."""
-    values = np.random.default_rng(0).integers(0, 2, 60).astype(np.uint64)
-    starts, ends = (places.ravel() for places in np.triu_indices(61))
-    contents = [tuple(values[start:end].tolist()) for start, end in zip(starts, ends, strict=True)]
-    hashes = hashing.segment_hashes(values, starts, ends).tolist()
-    for content, found in zip(contents, hashes, strict=True):
-        assert found == sum((value + 1) * hashing._FACTOR**place for place, value in enumerate(content)) % 2**64
-    assert len(set(contents)) == len(set(hashes)) < len(contents)
 
 
 def test_leakage_agrees_with_a_plain_comparison_of_runs():

@@ -19,8 +19,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
-from stages.lib.hashing import mixed
-
 SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema([("text", pa.string()), ("line", pa.int64()), ("split", pa.string())])
 # A record batch is written when it has reached either, so that what holds one in memory stays small.
@@ -30,9 +28,17 @@ _SCRIPTS = ("Cyrillic", "Latin", "Greek", "Arabic", "Hebrew", "Devanagari", "Han
 
 def splits_of(keys: np.ndarray, seed: int, validation_fraction: float, test_fraction: float) -> np.ndarray:
     """The split of each document, as its place in `SPLITS`, from its key (uint64 [documents, 2]) alone."""
-    positions = (mixed(keys[:, 0] ^ mixed(np.array([seed], np.uint64))) >> np.uint64(11)) / 2**53  # in [0, 1)
+    positions = (_mixed(keys[:, 0] ^ _mixed(np.array([seed], np.uint64))) >> np.uint64(11)) / 2**53  # in [0, 1)
     held_out = positions < test_fraction + validation_fraction
     return np.where(positions < test_fraction, SPLITS.index("test"), np.where(held_out, SPLITS.index("validation"), 0))
+
+
+def _mixed(words: np.ndarray) -> np.ndarray:
+    """Words (uint64) to words in which every bit depends on all of theirs: SplitMix64 (Steele et al. 2014)."""
+    words = words + np.uint64(0x9E3779B97F4A7C15)
+    words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return words ^ (words >> np.uint64(31))
 
 
 class Writer:

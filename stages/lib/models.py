@@ -53,6 +53,8 @@ def at_work(config: GPT2Config, dropout: float = 0.0, attention: str = "sdpa") -
     """Set what differs between a configuration on disk and the same model at work; changes `config` itself."""
     config.activation_function = _FUSED.get(config.activation_function, config.activation_function)
     config.attn_pdrop = config.embd_pdrop = config.resid_pdrop = dropout
+    # Nothing is padded here, and transformers would warn of inputs that hold this token without a mask.
+    config.pad_token_id = None
     config._attn_implementation = attention
     return config
 
