@@ -78,7 +78,7 @@ def _padded(model: GPT2LMHeadModel, documents: list[Document], size: int) -> lis
     """Nats of each document, end-of-text included, in batches of `size` padded to the longest of each."""
     nats: list[float] = []
     for at in range(0, len(documents), size):
-        batch = [torch.from_numpy(document.ids) for document in documents[at : at + size]]
+        batch = [torch.from_numpy(document.ids).long() for document in documents[at : at + size]]
         ids = torch.nn.utils.rnn.pad_sequence(batch, batch_first=True).to(model.device)
         mask = torch.nn.utils.rnn.pad_sequence([torch.ones_like(one) for one in batch], batch_first=True)
         logits = model(ids, attention_mask=mask.to(model.device)).logits[:, :-1]

@@ -59,12 +59,13 @@ def test_log_likelihoods_equal_those_of_lm_eval(lm_eval_python, tmp_path):
 
 READ_BY_4 = """
 import json, sys
+from pathlib import Path
 import torch, transformers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Tokenizer, pipeline
 
 assert transformers.__version__.startswith("4."), transformers.__version__
 folder, text = sys.argv[1:]
-tokenizer, slow = AutoTokenizer.from_pretrained(folder), GPT2Tokenizer.from_pretrained(folder)
+tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
 encoded = tokenizer(text, return_tensors="pt")
 with torch.no_grad():
@@ -73,7 +74,9 @@ write = pipeline("text-generation", model=model, tokenizer=tokenizer)
 texts = write(["Жил-был", "Кот"], do_sample=False, max_new_tokens=8, batch_size=2)
 written = [text[0]["generated_text"] for text in texts]
 found = {"inputs": sorted(encoded), "ids": encoded["input_ids"][0].tolist(), "loss": loss, "written": written}
-print(json.dumps(found | {"slow": slow(text, add_special_tokens=False)["input_ids"]}))
+if (Path(folder) / "vocab.json").exists():  # the older form, beside the other in what the stages write
+    found["slow"] = GPT2Tokenizer.from_pretrained(folder)(text, add_special_tokens=False)["input_ids"]
+print(json.dumps(found))
 """
 
 
@@ -98,7 +101,7 @@ def test_the_transformers_before_reads_our_folders_as_we_do(tmp_path):
         ids = tokenizer.encode(text)
         assert theirs["inputs"] == ["attention_mask", "input_ids"]
         assert theirs["ids"] == [tokenizer.opening, *ids]
-        assert theirs["slow"] == ids
+        assert theirs.get("slow") == (None if folder.name == "embedded" else ids)
         (score,) = scoring.score_documents(model, [Document(1, tokenizer.document(ids), len(text.encode()))])
         assert theirs["loss"] == pytest.approx(score.nats / score.tokens, rel=1e-4)
         how = sampling.Sampling(8, temperature=0)

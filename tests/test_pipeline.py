@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from conftest import HOME, STAGES, hashes, many_texts, ran, tiny_project
+from conftest import HOME, STAGES, hashes, lines_of, many_texts, ran, tiny_project
 from ruamel.yaml import YAML
 
 from stages.lib import files
@@ -287,16 +287,17 @@ def test_after_a_failed_stage_the_printed_line_brings_the_outputs_back(project):
 def test_a_stage_that_fails_by_itself_leaves_the_earlier_outputs(project):
     before = hashes(project)
     project.path("data/my_corpus.jsonl").write_text("nothing good\n", encoding="utf-8")
-    assert "line 1: not JSON" in project.fails("python", "-m", "stages.validate")
+    assert "is plain text, not JSON Lines" in project.fails("python", "-m", "stages.validate")
     assert hashes(project) == before
     assert not list(project.path("data").glob(".*.partial"))
 
 
 def test_at_most_twenty_problems_are_shown(project):
-    project.path("data/my_corpus.jsonl").write_text("{}\n" * 50, encoding="utf-8")
+    bad = '{"other": 1}\n{"text": 1}\n' * 25
+    project.path("data/my_corpus.jsonl").write_bytes(lines_of(many_texts()) + bad.encode())
     error = project.fails("python", "-m", "stages.validate")
     assert "50 bad lines" in error
-    assert error.count("no field") == 20
+    assert error.count("no field") + error.count("is a JSON number") == 20
     assert "and 30 more" in error
 
 

@@ -193,7 +193,7 @@ def save(model: torch.nn.Module, work: Path, output: Path) -> None:
         setattr(model.config, name, getattr(usual, name))
     output.mkdir(parents=True, exist_ok=True)
     gpt2.save(model.to(torch.bfloat16), output)
-    for name in gpt2.TOKENIZER:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(work / name, output / name)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -24,13 +23,10 @@ from huggingface_hub import constants, hf_hub_url
 from huggingface_hub._tree_cache import TreeCacheEntry, read_tree_cache, write_tree_cache
 from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import WeakFileLock, build_hf_headers, get_session, hf_raise_for_status
-from tqdm import tqdm
 
 from stages.lib import cli, files
 from stages.lib.hub_errors import NotTheHub
 from stages.lib.patience import TIMEOUT, Attempt, patiently
-
-_SAY_EVERY = 20  # seconds between two lines where no bar is shown
 
 
 @dataclass(frozen=True)
@@ -190,15 +186,14 @@ class Meter:
     def __init__(self, total: int) -> None:
         self._total = total
         self._before = 0  # bytes of the files that are done
-        self._first: int | None = None  # bytes that were there when the first piece came: they tell nothing of the rate
-        self._started = self._said = time.monotonic()
+        self._bar: cli.Bar | None = None
 
     def __enter__(self) -> Meter:
-        self._bar = cli.progress("fetch", self._total, "B")
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._bar.close()
+        if self._bar:
+            self._bar.close()
 
     def file_done(self, size: int) -> None:
         """Say that a file of `size` bytes is in its place."""
@@ -208,13 +203,6 @@ class Meter:
     def reached(self, size: int) -> None:
         """Say that `size` bytes of the file under way are there."""
         done = self._before + size
-        self._first = done if self._first is None else self._first
-        if not self._bar.disable:
-            self._bar.update(done - self._bar.n)
-        elif time.monotonic() > self._said + _SAY_EVERY:
-            self._said = time.monotonic()
-            rate = (done - self._first) / (self._said - self._started) or 1
-            cli.say(
-                f"fetched {tqdm.format_sizeof(done, 'B')} of {tqdm.format_sizeof(self._total, 'B')}, "
-                f"{tqdm.format_sizeof(rate, 'B')}/s, {tqdm.format_interval((self._total - done) / rate)} left"
-            )
+        if self._bar is None:  # what was there when the first piece came tells nothing of the rate
+            self._bar = cli.progress("fetch", self._total, "B", initial=done)
+        self._bar.update(done - self._bar.n)
