@@ -623,5 +623,4 @@ def test_dvc_wants_the_folder_to_be_there_and_no_more(project, hub):
     result = project.run("dvc", "repro", "base")
     assert result.returncode != 0
     assert f"failed to reproduce 'base': [Errno 2] {words}: '{folder}'" in result.stderr + result.stdout
-    for name in ("README.md", "README.ru.md"):
-        assert f"`{words}: '…/model/embedded'`" in (HOME / name).read_text(encoding="utf-8")
+    assert f"`{words}: '…/model/embedded'`" in (HOME / "docs/models.md").read_text(encoding="utf-8")

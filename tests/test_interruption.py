@@ -97,9 +97,12 @@ def held(project):
 
     def standing():
         for lock in project.path("model/checkpoints").glob("*/lock"):
-            if text := lock.read_text():
-                process = psutil.Process(json.loads(text)["pid"])
-                return process if process.status() == psutil.STATUS_STOPPED else None
+            # One that was killed leaves its name in the lock.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if text := lock.read_text():
+                    process = psutil.Process(json.loads(text)["pid"])
+                    if process.status() == psutil.STATUS_STOPPED:
+                        return process
         return None
 
     wait_for(standing)
