@@ -50,9 +50,9 @@ def _summary(name: str, commit: str | None, facts: Facts) -> None:
         f"  {facts.layers} layers of width {facts.width}, {facts.parameters / 1e6:.1f} M parameters, sees "
         f"{facts.context} tokens, knows {facts.vocabulary}"
     )
-    opened = f"{facts.opens_a_text} opens a text and {facts.closes_a_text} closes it"
-    both = f"{facts.closes_a_text} opens and closes a text"
-    cli.say(f"  {both if facts.opens_a_text == facts.closes_a_text else opened}")
+    opening, closing = map(cli.printable, (facts.opens_a_text, facts.closes_a_text))
+    both, each = f"{closing} opens and closes a text", f"{opening} opens a text and {closing} closes it"
+    cli.say(f"  {both if opening == closing else each}")
     for what in facts.converted:
         cli.say(f"  {what}")
 

@@ -22,7 +22,9 @@ CHECKED, CHECKED_CHARACTERS = 256, 500
 FITTING_BYTES_PER_TOKEN = 2.5
 USUAL_BYTES_PER_TOKEN = 5.0
 _READ = "read as plain text. Where it is to be the base's own token, as turn marks are: base.special_tokens: keep"
-_KEPT = "kept as the base's own token, unless it opens, closes or pads a text"
+_KEPT = "kept as the base's own token"
+# The base's own token of that name is written round every text, and nowhere else.
+_AROUND = "read as plain text. Strip it where a text ends or begins, divide the text where it stands in the middle"
 
 
 def main() -> None:
@@ -139,9 +141,12 @@ def _summary(figures: dict, settings: params.Params) -> None:
         f"  {figures['bytes_per_token']:.2f} bytes and {figures['characters_per_token']:.2f} characters a token, "
         f"{words}{figures['dropped_tokens']} tokens dropped"
     )
+    declared = files.read_json(BASE / "tokenizer_config.json")
+    around = [declared[f"{mark}_token"] for mark in ("bos", "eos", "pad")]
     for token, count in figures["special_tokens_in_texts"].items():
         kept = settings.base.special_tokens == "keep"
-        cli.say(f"  {token} stands in the texts, times: {count}; " + (_KEPT if kept else _READ))
+        what = _AROUND if token in around else _KEPT if kept else _READ
+        cli.say(f"  {cli.printable(token)} stands in the texts, times: {count}; {what}")
     train = figures["train"]
     if figures["dropped_tokens"]:
         cli.say(

@@ -307,3 +307,33 @@ def test_a_tokenizer_of_the_tests_says_what_a_real_one_does():
     tokenizer = byte_level(300, ["<s>", END])
     assert (tokenizer.token_to_id("<s>"), tokenizer.token_to_id(END)) == (0, 1)
     assert END in tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("added_tokens.json", {"<x>": "seven"}),
+        ("added_tokens.json", {"<x>": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": [1]}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": {}}}),
+        ("tokenizer_config.json", {"added_tokens_decoder": {"5": "x"}}),
+    ],
+    ids=str,
+)
+def test_added_tokens_that_make_no_sense_are_one_line(source, name, content):
+    source.write(name, content)
+    assert "its tokenizer cannot be read" in refused(source)
+
+
+@pytest.mark.parametrize("id", [2**40, -1, [0]], ids=str)
+def test_ids_in_a_config_that_no_token_has_are_passed_over_without_a_word(source, id, capfd):
+    change_json(source, "config.json", eos_token_id=id)
+    facts, _ = normalised(source)
+    assert facts.closes_a_text == END
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("architectures", [5, "GPT2LMHead", {"a": 1}], ids=str)
+def test_architectures_of_another_form_are_refused_as_they_are(source, architectures):
+    change_json(source, "config.json", architectures=architectures)
+    assert f"given is a {architectures}" in refused(source)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import regex
+from conftest import many_texts
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
@@ -438,6 +439,15 @@ def test_a_text_that_a_tokenizer_cannot_give_back_is_named_by_its_line(tiny_base
     (tmp_path / "tokenizer.json").write_text(json.dumps(described), encoding="utf-8")
     shutil.copy(tiny_base / "tokenizer_config.json", tmp_path)
     encoder = Encoder(tmp_path)
-    encoder.refuse_loss(["Ёж"], [1])
+    encoder.refuse_loss(["Ёж"], encoder.encode(["Ёж"]), [1])
     with pytest.raises(UserError, match="line 7 of the corpus would not come back"):
-        encoder.refuse_loss(["Ёж", "e\u0301"], [1, 7])
+        encoder.refuse_loss(["Ёж", "e\u0301"], encoder.encode(["Ёж", "e\u0301"]), [1, 7])
+
+
+def test_what_ends_a_text_and_stands_in_one_is_to_be_stripped_or_divided_at(project):
+    project.write_corpus([*many_texts(), "Кот.<|endoftext|>Пёс.<|endoftext|>"])
+    project.ok("python", "-m", "stages.validate")
+    said = project.ok("python", "-m", "stages.tokenize")
+    assert "<|endoftext|> stands in the texts, times: 2; read as plain text. Strip it where a text ends" in said
+    assert "base.special_tokens" not in said
+    assert project.json("logs/tokenize.json")["special_tokens_in_texts"] == {"<|endoftext|>": 2}

@@ -71,13 +71,13 @@ class Encoder:
         self.by_pieces = self.by_pieces and same
         return same
 
-    def refuse_loss(self, texts: Sequence[str], lines: Sequence[int]) -> None:
-        """Raise UserError, naming the line, when a text does not come back from its ids, or would end in its middle.
+    def refuse_loss(self, texts: Sequence[str], documents: Sequence[np.ndarray], lines: Sequence[int]) -> None:
+        """Raise UserError, naming the line, when a text does not come back from its document, or ends in its middle.
 
         A tokenizer that works by pieces is on bytes, and can do neither.
         """
-        for line, text in zip(lines, texts, strict=True):
-            ids = self._tokenizer.encode(text)
+        for line, text, document in zip(lines, texts, documents, strict=True):
+            ids = document[1:-1].tolist()
             if self._tokenizer.decode(ids) != text or self._tokenizer.closing in ids:
                 raise UserError(
                     f"line {line} of the corpus would not come back from the base's tokenizer as it is written: take a "
@@ -176,7 +176,7 @@ def _encode_batch(encoder: Encoder, batch: pa.RecordBatch) -> Encoded:
     texts = batch["text"].to_pylist()
     encoded = encoder.encode(texts)
     if not encoder.by_pieces:
-        encoder.refuse_loss(texts, batch["line"].to_pylist())
+        encoder.refuse_loss(texts, encoded, batch["line"].to_pylist())
     return Encoded(
         lines=batch["line"].to_numpy(),
         sizes=pc.binary_length(batch["text"]).to_numpy().astype(np.int64),

@@ -12,7 +12,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
 from tokenizers import models as algorithms
 
 from stages.lib import sources
-from stages.lib.cli import UserError
+from stages.lib.cli import UserError, printable
 from stages.lib.models import quiet
 
 _NAMED = 8  # tokens that a message names at most
@@ -62,13 +62,13 @@ def _load(folder: Path, name: str) -> Tokenizer:
             tokenizer = _through_transformers(folder)
         else:
             raise UserError(f"{name} has no tokenizer.json, nor vocab.json and merges.txt: it needs its tokenizer")
+        for token in _added(folder, name):
+            if tokenizer.token_to_id(token.content) is None:
+                (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
     except UserError:
         raise
-    except Exception as error:  # the libraries raise nothing narrower
-        raise UserError(f"{name}: its tokenizer cannot be read ({str(error).splitlines()[0]})") from None
-    for token in _added(folder, name):
-        if tokenizer.token_to_id(token.content) is None:
-            (tokenizer.add_special_tokens if token.special else tokenizer.add_tokens)([token])
+    except Exception as error:  # the libraries raise nothing narrower, and files may hold anything
+        raise UserError(f"{name}: its tokenizer cannot be read ({printable(str(error))})") from None
     return tokenizer
 
 
@@ -117,7 +117,7 @@ def _plain(described: dict[str, Any], rows: int, name: str) -> tuple[dict[str, A
     beyond = [token for token in described["added_tokens"] if token["id"] >= rows]
     if beyond:
         described["added_tokens"] = [token for token in described["added_tokens"] if token["id"] < rows]
-        named = ", ".join(token["content"] for token in beyond[:_NAMED])
+        named = ", ".join(printable(token["content"]) for token in beyond[:_NAMED])
         converted.append(f"tokens that the model has no row for left out: {named}")
     if described["model"]["type"] == "Unigram":
         _cut_special(described)
@@ -152,7 +152,7 @@ def _steps(pre_tokenizer: dict[str, Any] | None) -> Iterator[dict[str, Any]]:
 def _refuse_loss(tokenizer: Tokenizer, name: str) -> None:
     """Raise UserError, naming what would be lost, when a tokenizer cannot give back every text."""
     probes = _LOSSES | {"special tokens written out": "a <|endoftext|> b"}
-    lost = [what for what, text in probes.items() if back(tokenizer, text) != text]
+    lost = [what for what, text in probes.items() if _back(tokenizer, text) != text]
     if isinstance(tokenizer.decoder, decoders.ByteLevel):
         missing = [one for one in pre_tokenizers.ByteLevel.alphabet() if tokenizer.token_to_id(one) is None]
         lost += [f"{len(missing)} of 256 bytes"] if missing and not lost else []
@@ -163,6 +163,6 @@ def _refuse_loss(tokenizer: Tokenizer, name: str) -> None:
         )
 
 
-def back(tokenizer: Tokenizer, text: str) -> str:
+def _back(tokenizer: Tokenizer, text: str) -> str:
     """What becomes of a text on its way through token ids and back."""
     return tokenizer.decode(tokenizer.encode(text, add_special_tokens=False).ids, skip_special_tokens=False)

@@ -8,7 +8,7 @@ written back: a saved model carries the configuration it came with.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -38,7 +38,7 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
     config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
     with quiet():
         model = GPT2LMHeadModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
-    check_finite(model, str(folder))
+    check_finite(model.named_parameters(), str(folder))
     # What the folder says of generation is for other tools: here it would fill in whatever a command leaves open.
     model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
     return model.eval()
@@ -59,9 +59,9 @@ def at_work(config: GPT2Config, dropout: float = 0.0, attention: str = "sdpa") -
     return config
 
 
-def check_finite(model: torch.nn.Module, name: str) -> None:
-    """Raise UserError when a weight of the model, which the user calls `name`, is NaN or infinite."""
-    for weight, values in model.named_parameters():
+def check_finite(weights: Iterable[tuple[str, torch.Tensor]], name: str) -> None:
+    """Raise UserError when one of these weights, of the model that the user calls `name`, is NaN or infinite."""
+    for weight, values in weights:
         if not all(map(torch.isfinite, torch.aminmax(values.detach()))):
             raise UserError(f"{name}: its weights are damaged: {weight} holds what is no number (NaN or infinite)")
 

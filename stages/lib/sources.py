@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.lib import files
-from stages.lib.cli import UserError
+from stages.lib.cli import UserError, printable
 
 if TYPE_CHECKING:
     from transformers import GPT2Config
@@ -74,8 +74,7 @@ def read_json(path: Path, name: str) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it holds no object")
     except (ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"{name}: its {path.name} cannot be read ({reason})") from None
+        raise UserError(f"{name}: its {path.name} cannot be read ({printable(str(error))})") from None
     return content
 
 
@@ -89,6 +88,8 @@ def read_config(folder: Path, name: str) -> GPT2Config:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import GPT2Config
     from transformers.activations import ACT2FN
+
+    from stages.lib.models import quiet
 
     if (folder / "adapter_config.json").exists():
         raise UserError(
@@ -104,8 +105,11 @@ def read_config(folder: Path, name: str) -> GPT2Config:
     known = {key: value for key, value in described.items() if key in GPT2Config().to_dict()}
     for key in ("architectures", "dtype", "_name_or_path", "transformers_version", "id2label", "label2id"):
         known.pop(key, None)
+    # Left out, GPT-2's own would be filled in, which may be ordinary words here.
+    known = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | known
     try:
-        config = GPT2Config(**known)
+        with quiet():  # about ids that are not used
+            config = GPT2Config(**known)
         for key in _SIZES:
             if not getattr(config, key) >= 1:
                 raise ValueError(f"{key} is {getattr(config, key)}")
@@ -114,7 +118,7 @@ def read_config(folder: Path, name: str) -> GPT2Config:
         if config.activation_function not in ACT2FN:
             raise ValueError(f"activation_function {config.activation_function} is not known")
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
-        reason = " ".join(str(error).split())
+        reason = printable(" ".join(str(error).split()))
         raise UserError(f"{name}: its config.json is not that of a GPT-2 ({reason})") from None
     config.architectures = ["GPT2LMHeadModel"]
     return config
@@ -125,7 +129,8 @@ def _refuse_others(described: dict[str, Any], name: str) -> None:
     kind = described.get("model_type", "gpt2" if {"n_embd", "n_layer", "n_head"} <= described.keys() else "unknown")
     if kind != "gpt2":
         raise UserError(f"{name} is a model of type {kind}: only GPT-2 models (model_type gpt2) can be tuned here")
-    for architecture in described.get("architectures") or []:
+    architectures = described.get("architectures") or []
+    for architecture in architectures if isinstance(architectures, list) else [architectures]:
         if "Classification" in str(architecture):
             raise UserError(f"{name} is a {architecture}: {_CLASSIFIER}")
         if architecture not in _ARCHITECTURES:

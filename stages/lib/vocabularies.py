@@ -133,7 +133,7 @@ def _declared(folder: Path, name: str, config: GPT2Config, tokenizer: Tokenizer)
                     declared[mark] = token
     for mark in _MARKS[:3]:
         id = getattr(config, f"{mark}_id")
-        token = tokenizer.id_to_token(id) if isinstance(id, int) and id >= 0 else None
+        token = tokenizer.id_to_token(id) if isinstance(id, int) and 0 <= id < config.vocab_size else None
         if token is not None:
             declared.setdefault(mark, token)
     return declared

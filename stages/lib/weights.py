@@ -18,7 +18,8 @@ from safetensors.torch import load_file
 from transformers import GPT2Config
 
 from stages.lib import sources
-from stages.lib.cli import UserError
+from stages.lib.cli import UserError, printable
+from stages.lib.models import check_finite
 
 EMBEDDING, HEAD = "transformer.wte.weight", "lm_head.weight"
 # Causal masks that old versions of transformers stored beside the weights.
@@ -54,9 +55,7 @@ def read(folder: Path, name: str, config: GPT2Config) -> tuple[dict[str, torch.T
     stored = {str(tensor.dtype).removeprefix("torch.") for tensor in kept.values()} - {"float32"}
     converted += [f"weights from {', '.join(sorted(stored))} to float32"] if stored else []
     kept = {key: tensor.float().contiguous() for key, tensor in kept.items()}
-    for key, tensor in kept.items():
-        if not torch.isfinite(tensor).all():
-            raise UserError(f"{name}: its weights are damaged: {key} holds what is no number (NaN or infinite)")
+    check_finite(kept.items(), name)
     return kept, converted
 
 
@@ -89,7 +88,7 @@ def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
             "Ask its author for model.safetensors"
         ) from None
     except (SafetensorError, OSError, RuntimeError, EOFError, ValueError, LookupError, TypeError) as error:
-        reason = str(error).split("\n")[0][:_REASON]
+        reason = printable(str(error).split("\n")[0], _REASON)
         raise UserError(f"{name}: {path.name} cannot be read ({reason}): it is damaged, get it again") from None
     if not isinstance(found, dict) or not all(
         isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items()
