@@ -286,6 +286,29 @@ cli.run(main)
 """
 
 
+GONE_AND_SIGNALLED = """
+import os, signal
+from stages.lib import cli
+from stages.lib.interruption import Interruption
+
+
+def main():
+    with Interruption() as interruption:
+        interruption._watch([(os.getpid(), 0)])  # whose parent is another one by now
+        os.kill(os.getpid(), signal.SIGHUP)
+        interruption.check("at step 3")
+
+
+cli.run(main)
+"""
+
+
+def test_a_signal_to_the_whole_group_is_named_though_its_dvc_was_seen_to_be_gone_before():
+    done = subprocess.run([sys.executable, "-c", GONE_AND_SIGNALLED], cwd=HOME, capture_output=True, text=True)
+    assert done.stderr == "error: stopped at step 3 (SIGHUP): the same command goes on from there\n"
+    assert done.returncode == 128 + signal.SIGHUP
+
+
 @pytest.mark.parametrize(
     ("first", "second", "expected"),
     [

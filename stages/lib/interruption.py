@@ -19,6 +19,7 @@ from stages.lib.cli import Stopped
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 _LOOK_EVERY = 0.5  # seconds
+_GONE = "the dvc that started it is gone"
 
 
 class Interruption:
@@ -58,7 +59,8 @@ class Interruption:
             os.close(nowhere)
         else:
             self._restore(signal.SIGINT, signal.SIGTERM)
-        if not self.reason:
+        # What ends the whole group ends dvc as well, which may be noticed first: the signal's name says more.
+        if self.reason in (None, _GONE):
             self.reason, self.status = signal.Signals(number).name, 128 + number
 
     def _restore(self, *numbers: int) -> None:
@@ -69,7 +71,7 @@ class Interruption:
         while chain and all(_parent(child) == parent for child, parent in chain):
             if self._over.wait(_LOOK_EVERY):
                 return
-        self.reason = self.reason or "the dvc that started it is gone"
+        self.reason = self.reason or _GONE
 
 
 def chain_to_dvc() -> list[tuple[int, int]]:
