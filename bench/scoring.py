@@ -22,8 +22,10 @@ from torch.nn.functional import cross_entropy
 from transformers import GPT2LMHeadModel
 
 from bench import measure
-from stages.lib import cli, devices, models, scoring, tokens
-from stages.lib.packing import Document
+from stages.lib.common import cli
+from stages.lib.model import devices, models, scoring
+from stages.lib.rows import tokens
+from stages.lib.rows.packing import Document
 
 BATCH = 8  # documents in a padded batch
 

@@ -18,7 +18,9 @@ import numpy as np
 import pyarrow as pa
 
 from bench import measure
-from stages.lib import cli, corpus, packing, parallel, tokens
+from stages.lib.common import cli, parallel
+from stages.lib.corpus import splits
+from stages.lib.rows import packing, tokens
 
 BASE, VALIDATED, TOKENS = Path("model/base"), Path("data/validated"), Path("data/tokens")
 ENGINES = ("datasets.map", "tiktoken")
@@ -36,7 +38,7 @@ def main() -> None:
         measure.write_corpus(folder, args.corpus, args.megabytes)
         measure.write_gpt2_tokenizer(folder / BASE)
         measure.run(folder, "stages.validate")
-        size = sum(corpus.count_bytes(folder / VALIDATED, split) for split in corpus.SPLITS)
+        size = sum(splits.count_bytes(folder / VALIDATED, split) for split in splits.SPLITS)
         ways = {"this stage": ("stages.tokenize",), **{name: ("bench.tokenize", name) for name in args.engines}}
         runs: dict[str, list[measure.Run]] = {name: [] for name in ways}
         for _ in range(args.runs):
@@ -58,8 +60,8 @@ def main() -> None:
 def _texts() -> list[str]:
     return [
         text
-        for split in corpus.SPLITS
-        for batch in corpus.read_documents(VALIDATED, split)
+        for split in splits.SPLITS
+        for batch in splits.read_documents(VALIDATED, split)
         for text in batch["text"].to_pylist()
     ]
 
@@ -70,7 +72,7 @@ def by_datasets() -> None:
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(BASE)
-    whole = concatenate_datasets([Dataset.from_file(str(VALIDATED / f"{split}.arrow")) for split in corpus.SPLITS])
+    whole = concatenate_datasets([Dataset.from_file(str(VALIDATED / f"{split}.arrow")) for split in splits.SPLITS])
     whole.map(
         lambda batch: {"input_ids": tokenizer(batch["text"], add_special_tokens=False)["input_ids"]},
         batched=True,
@@ -110,7 +112,7 @@ def _same_ids(name: str) -> bool:
     """Whether another engine's documents are those the stage packed."""
     others = (ids.values.to_numpy() for path in sorted(Path().glob(f"{name}*.arrow")) for ids in _column(path))
     closing = tokens.Tokenizer(BASE).closing
-    for split in corpus.SPLITS:
+    for split in splits.SPLITS:
         ours = packing.documents_of(tokens.read_rows(TOKENS / f"{split}.arrow"), closing)
         for document in sorted(ours, key=lambda document: document.line):
             if not np.array_equal(document.ids[1:-1], next(others)):

@@ -34,7 +34,8 @@ from statistics import median
 from typing import Any
 
 from bench import measure
-from stages.lib import cli, corpus, files, params
+from stages.lib.common import cli, files, params
+from stages.lib.corpus import splits
 
 BASE, VALIDATED, TOKENS = Path("model/base"), Path("data/validated"), Path("data/tokens")
 RECIPES = ("padded", "concatenated", "plain loop", "this stage, float32", "this stage")
@@ -254,7 +255,7 @@ def _matrix_products() -> None:
     import torch
     from transformers import GPT2Config
 
-    from stages.lib import devices
+    from stages.lib.model import devices
 
     config = GPT2Config.from_pretrained(BASE)
     device = devices.choose()
@@ -319,7 +320,7 @@ def _plain_loop(batch: int) -> None:
     import torch
     from transformers import GPT2LMHeadModel
 
-    from stages.lib import devices
+    from stages.lib.model import devices
 
     device, length = devices.choose(), params.load().tokenize.max_length
     on_gpu = device.type == "cuda"
@@ -349,8 +350,9 @@ def _follow(trainer: Any) -> None:
     """Train to the end; report the validation after each epoch and the seconds of training until then."""
     from transformers import TrainerCallback
 
-    from stages.lib import scoring, tokens
-    from stages.lib.packing import documents_of
+    from stages.lib.model import scoring
+    from stages.lib.rows import tokens
+    from stages.lib.rows.packing import documents_of
 
     closing = tokens.Tokenizer(BASE).closing
 
@@ -374,7 +376,7 @@ def _stock(rows: Any, batch: int, whole: bool) -> Any:
     import torch
     import transformers
 
-    from stages.lib import training
+    from stages.lib.training import training
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
     tokenizer.pad_token = tokenizer.eos_token
@@ -403,7 +405,7 @@ def _stock(rows: Any, batch: int, whole: bool) -> Any:
 
 
 def _texts() -> list[str]:
-    return [text for batch in corpus.read_documents(VALIDATED, "train") for text in batch["text"].to_pylist()]
+    return [text for batch in splits.read_documents(VALIDATED, "train") for text in batch["text"].to_pylist()]
 
 
 def _padded(recipe: str, batch: int, whole: bool) -> Any:
@@ -434,7 +436,9 @@ def _concatenated(recipe: str, batch: int, whole: bool) -> Any:
 
 def _stage(recipe: str, batch: int, whole: bool) -> Any:
     """The Trainer as the stage `train` sets it up."""
-    from stages.lib import batches, checkpoints, devices, training
+    from stages.lib.model import devices
+    from stages.lib.rows import batches
+    from stages.lib.training import checkpoints, training
 
     devices.keep_freed_memory()
     given = params.load().train

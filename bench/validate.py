@@ -15,7 +15,7 @@ from pathlib import Path
 
 from bench import measure
 from stages import validate
-from stages.lib import cli, files, params
+from stages.lib.common import cli, files, params
 
 
 def main() -> None:

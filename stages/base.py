@@ -6,10 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.lib import cli, files, hub, licence, limits, params
+from stages.lib.bases import licence
+from stages.lib.common import cli, files, params
+from stages.lib.hub import snapshot
+from stages.lib.rows import limits
 
 if TYPE_CHECKING:
-    from stages.lib.bases import Facts
+    from stages.lib.bases.conversion import Facts
 
 OUTPUT = Path("model/base")
 
@@ -19,17 +22,17 @@ def main() -> None:
     everything = params.load()
     settings = everything.base
     if settings.hub:
-        download = hub.download(settings.hub, settings.revision)
+        download = snapshot.download(settings.hub, settings.revision)
         name, source, commit = download.name, download.folder, download.commit
     else:
         name, source, commit = settings.folder, Path(settings.folder), None
         if not source.is_dir():
             raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
     # Only now: PyTorch takes seconds to load and one to unload, and a download that fails or is stopped ends at once.
-    from stages.lib import bases
+    from stages.lib.bases import conversion
 
     with files.new_folder(OUTPUT) as folder:
-        facts = bases.normalise(source, name, folder, settings.end_of_text, settings.special_tokens == "keep")
+        facts = conversion.normalise(source, name, folder, settings.end_of_text, settings.special_tokens == "keep")
         # Nothing that is stored depends on these settings: they are refused here because here the work begins.
         limits.check(everything, folder)
         provenance = {
@@ -38,7 +41,7 @@ def main() -> None:
             "commit": commit,
             "licence": licence.stated(source),
             **asdict(facts),
-            "files": bases.provenance(source, name),
+            "files": conversion.provenance(source, name),
         }
         files.write_json(folder / "provenance.json", provenance)
     _summary(name, commit, facts)

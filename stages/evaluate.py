@@ -12,22 +12,12 @@ from typing import Any
 import numpy as np
 from transformers import GPT2LMHeadModel
 
-from stages.lib import (
-    cli,
-    comparison,
-    copying,
-    devices,
-    files,
-    limits,
-    models,
-    params,
-    samples,
-    sampling,
-    scoring,
-    tokens,
-)
-from stages.lib.packing import Document, documents_of
-from stages.lib.word_count import count_words
+from stages.lib.common import cli, files, params
+from stages.lib.evaluation import comparison, copying, samples
+from stages.lib.model import devices, generation, models, scoring
+from stages.lib.rows import limits, tokens
+from stages.lib.rows.packing import Document, documents_of
+from stages.lib.rows.word_count import count_words
 
 TRAIN, TEST = Path("data/tokens/train.arrow"), Path("data/tokens/test.arrow")
 MODELS = {"base": Path("model/base"), "tuned": Path("model/finetuned")}
@@ -132,9 +122,9 @@ def _drawn(
     tokenizer: tokens.Tokenizer,
     prompts: list[samples.Prompt],
     settings: params.Evaluate,
-) -> list[dict[str, sampling.Continuation]]:
+) -> list[dict[str, generation.Continuation]]:
     """What each model makes of each prompt."""
-    how = sampling.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
+    how = generation.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
     cli.say(f"evaluate: has both models continue {len(prompts)} prompts")
     with cli.progress("samples", len(prompts) * len(loaded), " texts") as bar:
         return samples.draw(loaded, tokenizer, prompts, how, settings.seed, bar.update)
@@ -157,7 +147,7 @@ def _continued(
     with cli.progress("beginnings", len(loaded) * sum(map(len, beginnings.values())), " documents") as bar:
         for name, model in loaded.items():
             for split, prompts in beginnings.items():
-                written = sampling.likeliest(
+                written = generation.likeliest(
                     model, tokenizer.closing, prompts, samples.COPY_LENGTH, lambda: bar.update(0)
                 )
                 continued[name, split] = written
@@ -184,7 +174,7 @@ def _table(scores: dict[str, list[scoring.Score]], words: list[int]) -> Iterator
 
 def _shown(
     prompts: list[samples.Prompt],
-    drawn: list[dict[str, sampling.Continuation]],
+    drawn: list[dict[str, generation.Continuation]],
     copies: list[dict[str, list[list[int]]]],
 ) -> Iterator[dict[str, Any]]:
     """The samples as they stand in the file; `copied` is where copies stand in a text, in characters."""

@@ -13,12 +13,13 @@ from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from stages.lib import advice, cli, files, params, pictures
-from stages.lib.places import Places
-from stages.lib.words import Words
+from stages.lib.common import cli, files, params
+from stages.lib.corpus.places import Places
+from stages.lib.page import advice, pictures
+from stages.lib.page.language import Words
 
 LOGS = Path("logs")
-TEMPLATES = Path("stages/templates")
+TEMPLATES = Path("stages/lib/page/templates")
 FIGURES = ("validate", "tokenize", "train", "evaluate")
 TABLES = ("lengths", "train_loss", "validation", "documents")
 SAMPLES = LOGS / "samples.jsonl"

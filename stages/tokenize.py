@@ -8,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.lib import cli, corpus, encoder, files, limits, packing, params, tokens
+from stages.lib.common import cli, files, params
+from stages.lib.corpus import splits
+from stages.lib.rows import encoder, limits, packing, tokens
 
 VALIDATED = Path("data/validated")
 BASE = Path("model/base")
@@ -36,9 +38,9 @@ def main() -> None:
     base = _encoder()
     sums, special = Counter(), Counter[str]()
     splits = {}
-    size = sum((VALIDATED / f"{split}.arrow").stat().st_size for split in corpus.SPLITS)
+    size = sum((VALIDATED / f"{split}.arrow").stat().st_size for split in splits.SPLITS)
     with files.new_folder(OUTPUT) as folder, encoder.encoding(base, size) as encode:
-        for split in corpus.SPLITS:
+        for split in splits.SPLITS:
             seen = Counter(
                 documents=0, text_tokens=0, bytes=0, characters=0, words=0, overlong=0, dropped=0, dropped_tokens=0
             )
@@ -91,10 +93,10 @@ def _encoder() -> encoder.Encoder:
     if not base.by_pieces:
         cli.say("tokenize: the base's tokenizer is not of GPT-2's usual kind: it does all the work itself, more slowly")
         return base
-    counts = {split: corpus.count_documents(VALIDATED, split) for split in corpus.SPLITS}
+    counts = {split: splits.count_documents(VALIDATED, split) for split in splits.SPLITS}
     step = max(1, sum(counts.values()) // CHECKED)
-    for split in corpus.SPLITS:
-        for batch in corpus.read_documents(VALIDATED, split):
+    for split in splits.SPLITS:
+        for batch in splits.read_documents(VALIDATED, split):
             beginnings = [text[:CHECKED_CHARACTERS] for text in batch["text"][::step].to_pylist()]
             if not base.check(beginnings):
                 cli.say("tokenize: by pieces, some ids differ from the base's own tokenizer's: it does all the work")
@@ -106,8 +108,8 @@ def _documents(
     split: str, encode: encoder.Encode, max_length: int, overlong: str, seen: Counter, special: Counter[str]
 ) -> Iterator[packing.Document]:
     """Yield the documents of a split as token ids, and count in `seen` and `special` what went by."""
-    with cli.progress(f"tokenize {split}", corpus.count_documents(VALIDATED, split), " documents") as bar:
-        for batch in encode(corpus.read_documents(VALIDATED, split)):
+    with cli.progress(f"tokenize {split}", splits.count_documents(VALIDATED, split), " documents") as bar:
+        for batch in encode(splits.read_documents(VALIDATED, split)):
             lengths = np.diff(batch.ends, prepend=0)
             seen.update(
                 documents=len(lengths),
@@ -131,7 +133,7 @@ def _documents(
 
 def _summary(figures: dict, settings: params.Params) -> None:
     rules = settings.tokenize
-    for split in corpus.SPLITS:
+    for split in splits.SPLITS:
         counts = figures[split]
         if counts["rows"]:
             rows = f"{counts['rows']} rows of {rules.max_length}"

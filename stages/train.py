@@ -10,25 +10,14 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedModel
 
-from stages.lib import (
-    batches,
-    checkpoints,
-    cli,
-    devices,
-    environment,
-    files,
-    limits,
-    models,
-    params,
-    sampling,
-    scoring,
-    tokens,
-    training,
-)
-from stages.lib.board import Board
-from stages.lib.failpoints import reach
-from stages.lib.interruption import Interruption
-from stages.lib.packing import documents_of
+from stages.lib.common import cli, files, params
+from stages.lib.model import devices, generation, models, scoring
+from stages.lib.rows import batches, limits, tokens
+from stages.lib.rows.packing import documents_of
+from stages.lib.training import checkpoints, environment, training
+from stages.lib.training.board import Board
+from stages.lib.training.failpoints import reach
+from stages.lib.training.interruption import Interruption
 
 TOKENS = Path("data/tokens")
 BASE = Path("model/base")
@@ -122,7 +111,7 @@ def _train(
         record=record,
         board=board,
         validate=validate,
-        write_samples=lambda model, check: sampling.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS, check),
+        write_samples=lambda model, check: generation.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS, check),
         settings=settings,
         plan=plan,
         interruption=interruption,

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from stages.lib import cli, corpus, documents, duplicates, files, leakage, lines, marks, memory, parallel, params
-from stages.lib.places import Places
-from stages.lib.tally import Tally
+from stages.lib.common import cli, files, memory, parallel, params
+from stages.lib.corpus import documents, duplicates, leakage, lines, marks, splits
+from stages.lib.corpus.places import Places
+from stages.lib.corpus.tally import Tally
 
 OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
@@ -52,9 +53,9 @@ def validated(
         return found, duplicates.keys_of(found.texts, found.unusual), marks.find(found.texts)
 
     tally = Tally(path, settings.corpus.text_field, reader.places)
-    first_lines, description, marked = duplicates.FirstLines(), corpus.Description(), marks.Marks()
+    first_lines, description, marked = duplicates.FirstLines(), splits.Description(), marks.Marks()
     with (
-        corpus.Writer(folder) as writer,
+        splits.Writer(folder) as writer,
         open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates_file,
         open(rejected_path, "w", encoding="utf-8") as rejected,
         # Threads share the work: it is done on whole arrays, for the most part, without Python's lock.
@@ -77,13 +78,13 @@ def validated(
                 firsts = first_lines.add(keys, numbers)
                 new = firsts == numbers
                 marked.add(found_marks, numbers, new)
-                splits = corpus.splits_of(keys, rules.split_seed, rules.validation_fraction, rules.test_fraction)
+                of_split = splits.splits_of(keys, rules.split_seed, rules.validation_fraction, rules.test_fraction)
                 if not new.all():
                     for line, first in zip(numbers[~new].tolist(), firsts[~new].tolist(), strict=True):
                         duplicates_file.write(f"{line}\t{first}\n")
                         tally.duplicates += 1
-                    texts, numbers, splits = texts.filter(pa.array(new)), numbers[new], splits[new]
-                writer.add(texts, numbers, splits)
+                    texts, numbers, of_split = texts.filter(pa.array(new)), numbers[new], of_split[new]
+                writer.add(texts, numbers, of_split)
                 description.add(texts, numbers)
         if fail and tally.problems:
             raise cli.UserError(tally.bad_lines(more=False))
@@ -101,7 +102,7 @@ def validated(
                 "characters": writer.characters[split],
                 "bytes": writer.sizes[split],
             }
-            for split in corpus.SPLITS
+            for split in splits.SPLITS
         },
         "few_long_documents": to_divide,
         "lengths": description.lengths(),
@@ -133,9 +134,9 @@ def _more_documents(to_divide: bool) -> str:
 def leaking(folder: Path) -> dict[str, Any]:
     """How many held-out documents have a run of words in common with training documents, and which the worst are."""
 
-    def documents_of(*splits: str) -> Iterator[tuple[int, str]]:
-        for split in splits:
-            for batch in corpus.read_documents(folder, split):
+    def documents_of(*names: str) -> Iterator[tuple[int, str]]:
+        for split in names:
+            for batch in splits.read_documents(folder, split):
                 yield from zip(batch["line"].to_pylist(), batch["text"].to_pylist(), strict=True)
 
     found = leakage.measure(documents_of("test", "validation"), (text for _, text in documents_of("train")))
@@ -155,7 +156,7 @@ def _summary(path: str, figures: dict, places: Places) -> None:
         cli.say(f"  rejected: {count} {kind}")
     if 0 < figures["windows_line_ends"] < figures["lines"] - 1:
         cli.say(f"  line ends are mixed, {figures['windows_line_ends']} of them as on Windows: it does no harm")
-    for split in corpus.SPLITS:
+    for split in splits.SPLITS:
         cli.say("  {}: {documents} documents, {characters} characters, {bytes} bytes".format(split, **figures[split]))
         if not figures[split]["documents"]:
             more = _more_documents(figures["few_long_documents"])

@@ -190,7 +190,7 @@ def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: 
     import torch
     from transformers import GPT2Config, GPT2LMHeadModel, GPT2TokenizerFast
 
-    from stages.lib.vocabularies import END_OF_TEXT
+    from stages.lib.bases.vocabularies import END_OF_TEXT
     from tools import pretrain
 
     class Given(pretrain.Source):
@@ -235,8 +235,8 @@ def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def rows(tiny_base, tmp_path_factory):
     """Rows of very different fill, so that a mean of means differs from the truth."""
-    from stages.lib import batches, packing, tokens
-    from stages.lib.encoder import Encoder
+    from stages.lib.rows import batches, packing, tokens
+    from stages.lib.rows.encoder import Encoder
 
     folder = tmp_path_factory.mktemp("tokens")
     texts = [text[: 10 + 7 * (n % 13)] for n, text in enumerate(many_texts(24))]
@@ -247,7 +247,7 @@ def rows(tiny_base, tmp_path_factory):
 
 
 def hashes(project):
-    from stages.lib import files
+    from stages.lib.common import files
 
     return {name: files.sha256_of_tree(project.path(name)) for name in OUTPUTS}
 

@@ -16,7 +16,7 @@ import servers
 from conftest import HOME, Project, hashes
 from ruamel.yaml import YAML
 
-from stages.lib import files
+from stages.lib.common import files
 from tools import summary
 
 

@@ -12,8 +12,10 @@ import torch
 from conftest import TEXTS, copy_project, environment
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
-from stages.lib import bases, models, sampling, tokens
-from stages.lib.cli import UserError
+from stages.lib.bases import conversion
+from stages.lib.common.cli import UserError
+from stages.lib.model import generation, models
+from stages.lib.rows import tokens
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +24,7 @@ def project(tmp_path_factory, tiny_base):
     for name in ("base", "finetuned"):
         shutil.rmtree(made.path(f"model/{name}"), ignore_errors=True)
         made.path(f"model/{name}").mkdir(parents=True)
-        bases.normalise(tiny_base, "tiny", made.path(f"model/{name}"))
+        conversion.normalise(tiny_base, "tiny", made.path(f"model/{name}"))
     tuned = models.load(made.path("model/finetuned"))
     with torch.no_grad():
         tuned.transformer.wte.weight.mul_(0.5)
@@ -61,9 +63,9 @@ def test_the_likeliest_tokens_are_those_transformers_chooses(project):
         if expected[-1] == tokenizer.eos_token_id:
             break
         ids = torch.cat([ids, torch.tensor([[expected[-1]]])], 1)
-    text = tokenizer.decode(expected, skip_special_tokens=True).rstrip(sampling.BROKEN)
-    ours = sampling.continue_text(
-        models.load(folder), tokens.Tokenizer(folder), "Утром", sampling.Sampling(12, temperature=0), seed=0
+    text = tokenizer.decode(expected, skip_special_tokens=True).rstrip(generation.BROKEN)
+    ours = generation.continue_text(
+        models.load(folder), tokens.Tokenizer(folder), "Утром", generation.Sampling(12, temperature=0), seed=0
     )
     assert ours.text == text
     assert ours.ended == (expected[-1] == tokenizer.eos_token_id)
@@ -74,12 +76,12 @@ def test_the_pieces_make_up_the_text_and_no_character_comes_out_broken(tiny_base
     count = 0
     for seed in range(10):
         pieces = []
-        drawn = sampling.Sampling(60, temperature=2.0, top_p=1.0)
-        whole = sampling.continue_text(model, tokenizer, "Ёж 🐈", drawn, seed, pieces.append)
+        drawn = generation.Sampling(60, temperature=2.0, top_p=1.0)
+        whole = generation.continue_text(model, tokenizer, "Ёж 🐈", drawn, seed, pieces.append)
         assert pieces.pop(0) == "Ёж 🐈"
         count += len(pieces)
         # A random model's bytes are often no characters at all; they are decoded alike at once and in pieces.
-        assert "".join(pieces).rstrip(sampling.BROKEN) == whole.text
+        assert "".join(pieces).rstrip(generation.BROKEN) == whole.text
     assert count > 50
 
 
@@ -91,10 +93,10 @@ def test_characters_of_several_tokens_come_whole(tiny_base, monkeypatch):
 
     monkeypatch.setattr(model, "generate", writes(ids))
     pieces = []
-    sampling.continue_text(model, tokenizer, "", sampling.Sampling(1), 0, pieces.append)
+    generation.continue_text(model, tokenizer, "", generation.Sampling(1), 0, pieces.append)
     assert "".join(pieces) == text
     assert pieces[0] == ""  # the prompt
-    assert all(sampling.BROKEN not in piece for piece in pieces)
+    assert all(generation.BROKEN not in piece for piece in pieces)
 
 
 def writes(ids):
@@ -126,13 +128,13 @@ def test_a_text_ends_before_the_first_string_to_stop_at(tiny_base, monkeypatch, 
     text = "Ёж и 🐈‍⬛ у река.\nИ снова река, у реки."
     monkeypatch.setattr(model, "generate", writes(tokenizer.encode(text)))
     pieces = []
-    settings = sampling.Sampling(60, stop=stop)
-    written = sampling.continue_text(model, tokenizer, "", settings, 0, pieces.append)
+    settings = generation.Sampling(60, stop=stop)
+    written = generation.continue_text(model, tokenizer, "", settings, 0, pieces.append)
     assert written.text == (text if expected is None else expected)
     assert written.ended == (expected is not None)
     # What was seen as it came is the same, and nothing had to be taken back.
     assert "".join(pieces) == written.text
-    assert sampling.continue_text(model, tokenizer, "", settings, 0).text == written.text
+    assert generation.continue_text(model, tokenizer, "", settings, 0).text == written.text
 
 
 def test_stopping_early_changes_nothing_before(project):
@@ -219,24 +221,24 @@ def test_white_space_at_the_end_of_a_prompt_goes_into_the_first_token(tiny_base,
 
     monkeypatch.setattr(torch, "multinomial", watched)
     pieces = []
-    how = sampling.Sampling(8, temperature=1.0, top_p=1.0)
-    written = sampling.continue_text(model, tokenizer, prompt, how, 3, pieces.append)
+    how = generation.Sampling(8, temperature=1.0, top_p=1.0)
+    written = generation.continue_text(model, tokenizer, prompt, how, 3, pieces.append)
     assert torch.allclose(drawn_by[0], expected, atol=1e-6)
     assert len(drawn_by) > 1
     assert not torch.equal(drawn_by[1] > 0, torch.tensor(fitting))
     # What is shown is the prompt as it was written, and the text from there on.
-    whole = tokenizer.decode([*before[1:], *written.ids]).rstrip(sampling.BROKEN)
+    whole = tokenizer.decode([*before[1:], *written.ids]).rstrip(generation.BROKEN)
     assert prompt + written.text == whole
     assert pieces[0] == prompt
-    assert "".join(pieces).rstrip(sampling.BROKEN) == whole
-    assert sampling.continue_text(model, tokenizer, prompt, how, 3) == written
+    assert "".join(pieces).rstrip(generation.BROKEN) == whole
+    assert generation.continue_text(model, tokenizer, prompt, how, 3) == written
 
 
 def test_a_text_stops_at_white_space_that_comes_after_that_of_the_prompt(tiny_base, monkeypatch):
     model, tokenizer = models.load(tiny_base), tokens.Tokenizer(tiny_base)
     monkeypatch.setattr(model, "generate", writes(tokenizer.encode(" смотрел на снег")))
     pieces = []
-    written = sampling.continue_text(model, tokenizer, "Кот ", sampling.Sampling(60, stop=(" ",)), 0, pieces.append)
+    written = generation.continue_text(model, tokenizer, "Кот ", generation.Sampling(60, stop=(" ",)), 0, pieces.append)
     assert (written.text, "".join(pieces)) == ("смотрел", "Кот смотрел")
 
 
@@ -323,6 +325,6 @@ def test_before_the_first_run_it_says_what_to_do(tmp_path):
 
 def test_a_prompt_that_fills_the_context_is_refused(tiny_base):
     with pytest.raises(UserError, match="the model sees 62 at most"):
-        sampling.continue_text(
-            models.load(tiny_base), tokens.Tokenizer(tiny_base), TEXTS[0] * 9, sampling.Sampling(5), 0
+        generation.continue_text(
+            models.load(tiny_base), tokens.Tokenizer(tiny_base), TEXTS[0] * 9, generation.Sampling(5), 0
         )

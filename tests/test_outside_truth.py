@@ -8,8 +8,10 @@ import pytest
 from conftest import HOME, TEXTS, environment
 from servers import make_environment
 
-from stages.lib import bases, models, sampling, scoring, tokens
-from stages.lib.packing import Document
+from stages.lib.bases import conversion
+from stages.lib.model import generation, models, scoring
+from stages.lib.rows import tokens
+from stages.lib.rows.packing import Document
 
 LM_EVAL = "lm-eval==0.4.13"
 TRANSFORMERS_4 = "transformers==4.57.6"
@@ -37,7 +39,7 @@ def lm_eval_python(tmp_path_factory):
 def test_log_likelihoods_equal_those_of_lm_eval(lm_eval_python, tmp_path):
     base = tmp_path / "base"
     base.mkdir()
-    bases.normalise(HOME / "model/embedded", "embedded", base)
+    conversion.normalise(HOME / "model/embedded", "embedded", base)
     lines = (HOME / "data/my_corpus.jsonl").read_text(encoding="utf-8").splitlines()[:DOCUMENTS]
     texts = [json.loads(line)["text"] for line in lines]
     theirs = subprocess.run(
@@ -85,7 +87,7 @@ def test_the_transformers_before_reads_our_folders_as_we_do(tmp_path):
     python = make_environment(tmp_path / "environment", (TRANSFORMERS_4,), inherit=True) / "python"
     base, tuned = tmp_path / "base", tmp_path / "tuned"
     base.mkdir()
-    bases.normalise(HOME / "model/embedded", "embedded", base)
+    conversion.normalise(HOME / "model/embedded", "embedded", base)
     models.save_tuned(models.load(base), base, tuned)
     text = " ".join(TEXTS)
     for folder in (HOME / "model/embedded", base, tuned):
@@ -104,6 +106,8 @@ def test_the_transformers_before_reads_our_folders_as_we_do(tmp_path):
         assert theirs.get("slow") == (None if folder.name == "embedded" else ids)
         (score,) = scoring.score_documents(model, [Document(1, tokenizer.document(ids), len(text.encode()))])
         assert theirs["loss"] == pytest.approx(score.nats / score.tokens, rel=1e-4)
-        how = sampling.Sampling(8, temperature=0)
-        ours = [prompt + sampling.continue_text(model, tokenizer, prompt, how, 0).text for prompt in ("Жил-был", "Кот")]
+        how = generation.Sampling(8, temperature=0)
+        ours = [
+            prompt + generation.continue_text(model, tokenizer, prompt, how, 0).text for prompt in ("Жил-был", "Кот")
+        ]
         assert theirs["written"] == ours

@@ -15,8 +15,9 @@ from conftest import HOME, Project, blocks_of_a_readme, copy_project
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.lib import files, tokens
-from stages.lib.encoder import Encoder
+from stages.lib.common import files
+from stages.lib.rows import tokens
+from stages.lib.rows.encoder import Encoder
 
 
 def tracked():

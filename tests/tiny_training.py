@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import torch
 
-from stages.lib import batches, checkpoints, devices, models, params, scoring, training
-from stages.lib.interruption import Interruption
+from stages.lib.common import params
+from stages.lib.model import devices, models, scoring
+from stages.lib.rows import batches
+from stages.lib.training import checkpoints, training
+from stages.lib.training.interruption import Interruption
 
 SETTINGS = {
     "epochs": 2,
@@ -97,3 +100,7 @@ def train(
     return SimpleNamespace(
         model=model, record=record, batches=seen, trainer=trainer, plan=plan, board=board, run=run, began_at=step
     )
+
+
+def same_weights(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))

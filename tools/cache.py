@@ -20,7 +20,7 @@ from dvc.fs import localfs
 from dvc.repo import Repo
 from dvc_data.hashfile.hash_info import HASH_DIR_SUFFIX
 
-from stages.lib import cli
+from stages.lib.common import cli
 
 
 def main() -> None:

@@ -16,7 +16,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from stages.lib import cli
+from stages.lib.common import cli
 
 LOCK = "dvc.lock"
 TRAINING = "logs/train.json"

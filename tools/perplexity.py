@@ -20,7 +20,9 @@ import torch
 from tqdm import tqdm
 from transformers import GPT2LMHeadModel
 
-from stages.lib import cli, devices, models, scoring, tokens
+from stages.lib.common import cli
+from stages.lib.model import devices, models, scoring
+from stages.lib.rows import tokens
 
 HOME = Path(__file__).resolve().parent.parent
 

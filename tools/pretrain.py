@@ -27,9 +27,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import GPT2Config
 
-from stages.lib import batches, cli, devices, documents, files, lines, packing, scoring, tokens, vocabularies
-from stages.lib import models as gpt2
-from stages.lib.encoder import Encoder
+from stages.lib.bases import vocabularies
+from stages.lib.common import cli, files
+from stages.lib.corpus import documents, lines
+from stages.lib.model import devices, scoring
+from stages.lib.model import models as gpt2
+from stages.lib.rows import batches, packing, tokens
+from stages.lib.rows.encoder import Encoder
 
 LONGEST_LINE = 2**28  # bytes
 

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from stages.lib import cli, files
+from stages.lib.common import cli, files
 
 MODEL, CARD = Path("model/finetuned"), Path("model/MODEL_CARD.md")
 

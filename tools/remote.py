@@ -28,7 +28,7 @@ from dvc_data.hashfile.hash_info import HASH_DIR_SUFFIX, HashInfo
 from dvc_data.hashfile.tree import Tree
 from dvc_objects.errors import ObjectFormatError
 
-from stages.lib import cli
+from stages.lib.common import cli
 
 
 def main() -> None:

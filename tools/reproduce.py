@@ -27,7 +27,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from tabulate import tabulate
 
-from stages.lib import cli, params
+from stages.lib.common import cli, params
 from tools import differences
 
 HERE = "here"  # what the copy calls the cache of the project it was taken from

@@ -22,7 +22,7 @@ from typing import Any
 from dvc.api import exp_show
 from dvc.exceptions import DvcException
 
-from stages.lib import cli, params
+from stages.lib.common import cli, params
 
 METRICS = ("tuned.bits_per_byte", "tuned.perplexity", "validation_bits_per_byte")
 SEEDS = ("train.seed", "evaluate.seed")

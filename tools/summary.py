@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from stages.lib import cli, files
+from stages.lib.common import cli, files
 
 CURVES = (
     ("Training loss (nats a token)", Path("logs/train_loss.tsv"), "loss"),

@@ -1,1 +1,1 @@
-"""What the stages share, one module a concept."""
+"""What the stages share, in rooms; docs/architecture.md says which may import which."""

@@ -1,0 +1,1 @@
+"""What has nothing to do with texts or models: the terminal, files, settings, processes."""

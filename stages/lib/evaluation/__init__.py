@@ -1,0 +1,1 @@
+"""What base and tuned model write, and how they compare."""

@@ -1,0 +1,1 @@
+"""A GPT-2 in memory: loaded, scored, made to write."""

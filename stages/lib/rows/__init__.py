@@ -1,0 +1,1 @@
+"""Tokens: texts into ids, ids into packed rows, rows into batches."""

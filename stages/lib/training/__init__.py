@@ -1,0 +1,1 @@
+"""A run: planned, carried out on Hugging Face's Trainer, interrupted and gone on with."""

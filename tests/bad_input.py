@@ -1,0 +1,50 @@
+"""What no stage should make anything of, for the tests of more than one room."""
+
+# YAML of a few lines that stands for gigabytes.
+BOMB = "a: &a [x, x]\n" + "".join(f"{chr(98 + n)}: &{chr(98 + n)} [{f'*{chr(97 + n)}, ' * 9}]\n" for n in range(9))
+
+LIMIT = 10_000
+# In the default field, read with LIMIT: line, kind of problem, and a part of what is said of it.
+BAD_LINES = [
+    ('{"text": "Привет всем, кто это читает"}'.encode("cp1251"), "not UTF-8", "byte 11 (0xcf) is not UTF-8"),
+    ('{"text": "Привет всем, кто это читает"}'.encode("cp1251"), "not UTF-8", "iconv -f CP1251 -t UTF-8"),
+    ('{"text": "Привет всем, кто это читает"}'.encode("koi8-r"), "not UTF-8", "it looks like KOI8-R"),
+    ('{"text": "Привет всем, кто это читает"}'.encode("cp866"), "not UTF-8", "it looks like CP866"),
+    ('{"text": "déjà vu, señor"}'.encode("cp1252"), "not UTF-8", "find out the file's encoding"),
+    (b'\xef\xbb\xbf{"text": "a"}', "byte order mark", "save the file as UTF-8 without BOM"),
+    (b'{"text": "a"', "not JSON", "not JSON at column 13"),
+    (b'{"text": "a', "not JSON", "a string without its closing quote"),
+    (b'{"text": "a\tb"}', "not JSON", "not JSON at column 12: a tab or another control character"),
+    (b"{'text': 'a'}", "single quotes", "JSON takes double quotes only"),
+    (b'{"text": "a"} tail', "text after the object", "column 15: something follows the object"),
+    (b'{"text": "a"}{"text": "b"}', "text after the object", "one object a line"),
+    (b'{"text": "a"}\r{"text": "b"}', "not JSON", "line ends of old Macs"),
+    (b"{", "JSON over several lines", "a document over several lines"),
+    (b"plain words", "not JSON", "not JSON at column 1"),
+    (b'{"txt": "a", "id": 1}', "no text field", 'no field "text" (fields: txt, id): rename txt'),
+    (b'{"body": "a"}', "no text field", "rename the one that holds the text, or set corpus.text_field"),
+    (b"{}", "no text field", 'no field "text" (fields: none)'),
+    (b'{"text": null}', "not a string", "is a JSON null"),
+    (b'{"text": 3.5}', "not a string", "is a JSON number"),
+    (b'{"text": true}', "not a string", "is a JSON boolean"),
+    (b'{"text": ["a"]}', "not a string", "is a JSON array"),
+    (b'{"text": {"a": 1}}', "not a string", "is a JSON object"),
+    (b'{"text": " \\n "}', "empty text", "is empty"),
+    (b'{"text": ""}', "empty text", "is empty"),
+    (b'["text", "a"]', "not an object", "a JSON array, not an object"),
+    (b'"text"', "not an object", "a JSON string, not an object"),
+    (b'{"text": "a", "text": "b"}', "field twice", 'the field "text" stands twice'),
+    (b'{"id": 1, "text": "a", "id": 2}', "field twice", 'the field "id" stands twice'),
+    (b'{"text": "a", "te\\u0078t": "b"}', "field twice", 'the field "text" stands twice'),
+    (b'{"text": "a", "score": NaN}', "not JSON", "NaN is not JSON"),
+    (b'{"text": "a", "score": -Infinity}', "not JSON", "-Infinity is not JSON"),
+    (b'{"text": "a\\u0000b"}', "control character", "U+0000 is a control character, at 2 of the text"),
+    (b'{"text": "ab\x7f"}', "control character", "U+007F is a control character, at 3 of the text"),
+    (b'{"text": "a\\bb"}', "control character", "U+0008"),
+    ('{"text": "a\x93b"}'.encode(), "control character", "U+0093"),
+    (b'{"text": "a\\ud83d"}', "lone surrogate", "surrogate pair at character 2"),
+    (b"[" * 9_000, "not JSON", "nested too deep"),
+    (b'{"text": "a", "n": ' + b"1" * 5000 + b"}", "not JSON", "not JSON that can be read"),
+    (b'{"\\ud83d": 1}', "no text field", "(fields: \\ud83d)"),
+    (b'{"text": "' + b"a" * LIMIT + b'"}', "line too long", "has 10012 bytes, but validate.max_line_bytes allows"),
+]

@@ -1,0 +1,40 @@
+"""Which modules of ours import which, found in the source."""
+
+import ast
+from pathlib import Path
+
+from conftest import HOME
+
+
+def imported_modules(path: Path) -> set[Path]:
+    """Every module of ours that the file imports, directly or through another, and the packages around them."""
+    found: set[Path] = set()
+    queue = [path]
+    while queue:
+        path = queue.pop()
+        if path in found:
+            continue
+        found.add(path)
+        for node in ast.walk(ast.parse((HOME / path).read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                names = [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{path}: relative import"
+                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+            else:
+                continue
+            for name in names:
+                parts = name.split(".")
+                for depth in range(1, len(parts) + 1):
+                    inner = Path(*parts[:depth])
+                    for module in (inner.with_suffix(".py"), inner / "__init__.py"):
+                        if (HOME / module).exists():
+                            queue.append(module)
+    return found
+
+
+def whole_rooms(modules: set[Path]) -> set[Path]:
+    """The same with the folder of a room in the place of its modules, wherever they are all there."""
+    rooms = {path.parent for path in modules if path.parent.parent == Path("stages/lib")}
+    whole = {room for room in rooms if {path.relative_to(HOME) for path in (HOME / room).glob("*.py")} <= modules}
+    return whole | {path for path in modules if path.parent not in whole}

@@ -1,0 +1,207 @@
+"""Checkpoints: which of them count, who may write them, and how long they stay."""
+
+import os
+import shutil
+
+import pytest
+from tiny_training import train
+
+from stages.lib.common import files
+from stages.lib.common.cli import UserError
+from stages.lib.model import scoring
+from stages.lib.training import checkpoints
+from stages.lib.training.interruption import Interruption
+
+
+def test_only_the_newest_checkpoints_are_kept_and_all_of_them_count(tiny_base, rows, tmp_path):
+    done = train(tiny_base, rows, tmp_path, epochs=5, save_steps=1)
+    last = done.trainer.state.max_steps
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == sorted(
+        f"checkpoint-{step}" for step in (last - 1, last)
+    )
+    run = checkpoints.Run("test")
+    run.folder = tmp_path
+    assert run.latest() == tmp_path / f"checkpoint-{last}"
+
+
+def test_a_checkpoint_is_on_the_disk_by_name_before_an_older_one_goes(tiny_base, rows, tmp_path, monkeypatch):
+    """What a power cut leaves is what was synced: contents, and the names in each folder above them."""
+    done, sync, remove = [], files.sync, shutil.rmtree
+
+    def synced(path):
+        # The names that are in a folder at this moment are safe from now on.
+        done.append(("synced", path, {entry.name for entry in path.iterdir()} if path.is_dir() else set()))
+        sync(path)
+
+    def removed(path, **more):
+        done.append(("removed", path, set()))
+        remove(path, **more)
+
+    monkeypatch.setattr(files, "sync", synced)
+    monkeypatch.setattr(checkpoints.shutil, "rmtree", removed)
+    run = tmp_path / "checkpoints" / "run"
+    train(tiny_base, rows, run, save_steps=1, save_total_limit=1)
+    gone = [(at, path) for at, (what, path, _) in enumerate(done) if what == "removed" and path.parent == run]
+    assert len(gone) >= 10
+    for at, path in gone:
+        newer = f"checkpoint-{checkpoints.step_of(path) + 1}"
+        safe = {}
+        for _, folder, names in done[:at]:
+            safe.setdefault(folder, set()).update(names)
+        assert "manifest.json" in safe[run / newer]
+        assert newer in safe[run]
+        assert "run" in safe[run.parent]
+        assert "checkpoints" in safe[tmp_path]
+        assert {run / newer / name for name in safe[run / newer] if not name.startswith(".")} <= set(safe) | {
+            run / newer / "manifest.json"
+        }
+
+
+def test_a_new_folder_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    names, sync = {}, files.sync
+    monkeypatch.setattr(
+        files, "sync", lambda path: (names.update({path.name: set(os.listdir(path.parent))}), sync(path))
+    )
+    with files.new_folder(tmp_path / "made") as folder:
+        (folder / "inside").write_text("text")
+    assert set(names) == {"inside", ".made.partial", tmp_path.name}
+    assert "made" not in names[".made.partial"]
+
+
+def improving(model, check):
+    """A validation that finds each model better than the one before."""
+    improving.nats -= 1
+    return scoring.Total(documents=1, size=1000, tokens=10, nats=improving.nats, end_of_text_nats=0.0)
+
+
+@pytest.fixture(scope="module")
+def two_checkpoints(tiny_base, rows, tmp_path_factory):
+    """A run that died in its last validation: two checkpoints, each relying on best weights of its own."""
+    folder = tmp_path_factory.mktemp("two") / "run"
+    improving.nats = 1e6
+    train(tiny_base, rows, folder, improving, eval_steps=2, save_steps=1000)
+    # The last weights are in no checkpoint's manifest yet.
+    newest, before = checkpoints_of(folder)
+    for step in (newest, before):
+        manifest = files.read_json(folder / f"checkpoint-{step}" / "manifest.json")
+        assert (folder / f"best-{manifest['best_step']}").exists()
+        assert manifest["best_step"] < step
+    return folder
+
+
+def checkpoints_of(folder):
+    return sorted((checkpoints.step_of(path) for path in folder.glob("checkpoint-*")), reverse=True)
+
+
+@pytest.mark.parametrize("harm", ["truncated", "emptied", "missing", "flipped"])
+def test_a_checkpoint_with_any_file_damaged_is_passed_over_for_the_one_before(two_checkpoints, tmp_path, harm, capsys):
+    newest, before = checkpoints_of(two_checkpoints)
+    best = files.read_json(two_checkpoints / f"checkpoint-{newest}" / "manifest.json")["best_step"]
+    names = [
+        path.relative_to(two_checkpoints).as_posix()
+        for folder in (f"checkpoint-{newest}", f"best-{best}")
+        for path in (two_checkpoints / folder).iterdir()
+    ]
+    written = {name.rpartition("/")[2] for name in names}
+    assert {"model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"} <= written
+    assert {"trainer_state.json", "record.json", "manifest.json"} <= written
+    for name in names:
+        run = checkpoints.Run("test")
+        run.folder = tmp_path / name.replace("/", "-")
+        shutil.copytree(two_checkpoints, run.folder)
+        assert checkpoints.step_of(run.latest()) == newest
+        path = run.folder / name
+        content = path.read_bytes()
+        middle = len(content) // 2
+        if harm == "truncated":
+            path.write_bytes(content[:-1])
+        elif harm == "emptied":
+            path.write_bytes(b"")
+        elif harm == "flipped":
+            path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+        else:
+            path.unlink()
+        assert checkpoints.step_of(run.latest()) == before, name
+        assert f"warning: checkpoint-{newest} is damaged" in capsys.readouterr().out
+
+
+def test_every_flipped_bit_of_a_manifest_is_noticed(two_checkpoints, tmp_path):
+    newest, before = checkpoints_of(two_checkpoints)
+    run = checkpoints.Run("test")
+    run.folder = tmp_path / "run"
+    shutil.copytree(two_checkpoints, run.folder)
+    manifest = run.folder / f"checkpoint-{newest}" / "manifest.json"
+    content = manifest.read_bytes()
+    saved = tmp_path / "saved"
+    shutil.copytree(manifest.parent, saved)
+    for at in range(len(content)):
+        manifest.write_bytes(content[:at] + bytes([content[at] ^ (1 << at % 8)]) + content[at + 1 :])
+        assert checkpoints.step_of(run.latest()) == before
+        shutil.copytree(saved, manifest.parent)
+
+
+def test_best_weights_stay_as_long_as_a_checkpoint_relies_on_them(two_checkpoints):
+    relied_on = {
+        f"best-{files.read_json(two_checkpoints / f'checkpoint-{step}' / 'manifest.json')['best_step']}"
+        for step in checkpoints_of(two_checkpoints)
+    }
+    assert len(relied_on) == 2
+    last = f"best-{checkpoints_of(two_checkpoints)[0]}"  # found after the last checkpoint
+    assert {path.name for path in two_checkpoints.glob("best-*")} == relied_on | {last}
+
+
+def test_a_finished_run_is_not_resumed(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    run = checkpoints.Run("f" * 64)
+    with run.started(Interruption()):
+        (run.folder / "checkpoint-1").mkdir()
+        run.finish()
+    with run.started(Interruption()):
+        assert run.latest() is None
+
+
+def test_a_finished_run_makes_room_and_of_unfinished_ones_the_latest_stay(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    unfinished = [checkpoints.Run(f"{number}" * 64) for number in range(checkpoints.ABANDONED + 2)]
+    for number, run in enumerate(unfinished):
+        with run.started(Interruption()):
+            (run.folder / "checkpoint-1").mkdir()
+        os.utime(run.folder, (number, number))
+    assert all(run.folder.exists() for run in unfinished[1:])
+    finished, new = checkpoints.Run("f" * 64), checkpoints.Run("a" * 64)
+    with finished.started(Interruption()):
+        finished.finish()
+    with new.started(Interruption()):
+        assert not finished.folder.exists()
+        assert [run.folder.exists() for run in unfinished] == [False] * 2 + [True] * checkpoints.ABANDONED
+    assert "warning: deleted" in capsys.readouterr().out
+
+
+def test_an_unfinished_run_that_somebody_is_at_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    at_work = checkpoints.Run("0" * 64)
+    with at_work.started(Interruption()):
+        os.utime(at_work.folder, (0, 0))
+        for number in range(1, checkpoints.ABANDONED + 3):
+            with checkpoints.Run(f"{number}" * 64).started(Interruption()):
+                pass
+        assert at_work.folder.exists()
+
+
+def test_a_finished_run_that_is_trained_again_keeps_its_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    again, new = checkpoints.Run("a" * 64), checkpoints.Run("n" * 64)
+    with again.started(Interruption()):
+        again.finish()
+    with again.started(Interruption()), new.started(Interruption()):
+        assert again.folder.exists()
+
+
+def test_two_trainers_never_share_a_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    with (
+        checkpoints.Run("a" * 64).started(Interruption()),
+        pytest.raises(UserError, match=r"pid \d+"),
+        checkpoints.Run("a" * 64).started(Interruption()),
+    ):
+        pass
