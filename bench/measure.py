@@ -150,13 +150,27 @@ class Run:
     memory: int
 
 
-def run(folder: Path, *command: str) -> Run:
-    """Run a Python module in `folder` and measure it. Raises UserError when it fails."""
+def at_commit(commit: str, folder: Path) -> Path:
+    """The project as it was at a commit, unpacked below `folder`: for `run`, to compare with what came before.
+
+    Raises UserError when the repository does not have the commit.
+    """
+    made = folder / "as-it-was"
+    made.mkdir()
+    packed = subprocess.run(["git", "archive", "--format=tar", commit], cwd=HOME, capture_output=True)
+    if packed.returncode:
+        raise cli.UserError(f"git has no commit {cli.printable(commit)}: {packed.stderr.decode().strip()}")
+    subprocess.run(["tar", "-x", "-C", made], input=packed.stdout, check=True)
+    return made
+
+
+def run(folder: Path, *command: str, code: Path = HOME) -> Run:
+    """Run a Python module of the project in `code` in `folder` and measure it. Raises UserError when it fails."""
     began = time.monotonic()
     process = subprocess.Popen(
         [sys.executable, "-m", *command],
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(HOME), os.environ.get("PYTHONPATH", "")])},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
