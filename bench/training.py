@@ -376,14 +376,14 @@ def _stock(rows: Any, batch: int, whole: bool) -> Any:
     import torch
     import transformers
 
-    from stages.lib.training import training
+    from stages.lib.training import plan
 
     tokenizer = transformers.AutoTokenizer.from_pretrained(BASE)
     tokenizer.pad_token = tokenizer.eos_token
     model = transformers.AutoModelForCausalLM.from_pretrained(BASE)
     settings = params.load().train
     like_ours = {
-        "learning_rate": training.learning_rate(settings.learning_rate, model.num_parameters()),
+        "learning_rate": plan.learning_rate(settings.learning_rate, model.num_parameters()),
         "lr_scheduler_type": settings.scheduler,
         "warmup_steps": settings.warmup_fraction,
     }
@@ -436,9 +436,12 @@ def _concatenated(recipe: str, batch: int, whole: bool) -> Any:
 
 def _stage(recipe: str, batch: int, whole: bool) -> Any:
     """The Trainer as the stage `train` sets it up."""
-    from stages.lib.model import devices
+    from stages.lib.model import devices, trainable
     from stages.lib.rows import batches
-    from stages.lib.training import checkpoints, training
+    from stages.lib.training import checkpoints
+    from stages.lib.training.plan import Plan
+    from stages.lib.training.record import Record
+    from stages.lib.training.trainer import prepare
 
     devices.keep_freed_memory()
     given = params.load().train
@@ -452,11 +455,11 @@ def _stage(recipe: str, batch: int, whole: bool) -> Any:
         }
     )
     rows = batches.open_rows(TOKENS, "train")
-    plan = training.Plan(steps_per_epoch=math.ceil(len(rows) / batch), steps=10**9, logging_steps=10**9)
+    plan = Plan(steps_per_epoch=math.ceil(len(rows) / batch), steps=10**9, logging_steps=10**9)
     speed = devices.choose_speed(settings, devices.choose(), plan.steps_per_epoch * EPOCHS)
-    model = training.model(BASE, settings, speed.attention)
+    model = trainable.load(BASE, settings, speed.attention)
     run = checkpoints.Run("bench")
-    return training.trainer(model, rows, settings, plan, run, training.Record(), batches.collate, speed)
+    return prepare(model, rows, settings, plan, run, Record(), batches.collate, speed)
 
 
 if __name__ == "__main__":

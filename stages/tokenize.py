@@ -37,7 +37,7 @@ def main() -> None:
     limits.check(settings, BASE)
     base = _encoder()
     sums, special = Counter(), Counter[str]()
-    splits = {}
+    by_split = {}
     size = sum((VALIDATED / f"{split}.arrow").stat().st_size for split in splits.SPLITS)
     with files.new_folder(OUTPUT) as folder, encoder.encoding(base, size) as encode:
         for split in splits.SPLITS:
@@ -57,7 +57,7 @@ def main() -> None:
                     "max_length"
                 )
             sums.update(seen)
-            splits[split] = {
+            by_split[split] = {
                 "documents": seen["documents"],
                 "text_tokens": seen["text_tokens"],
                 "overlong_documents": seen["overlong"],
@@ -70,7 +70,7 @@ def main() -> None:
                 "fill": written / (rows * rules.max_length) if rows else None,
             }
     figures = {
-        **splits,
+        **by_split,
         "bytes_per_token": sums["bytes"] / sums["text_tokens"],
         "characters_per_token": sums["characters"] / sums["text_tokens"],
         "tokens_per_word": sums["text_tokens"] / sums["words"] if sums["words"] else None,

@@ -11,13 +11,17 @@ import torch
 from transformers import PreTrainedModel
 
 from stages.lib.common import cli, files, params
-from stages.lib.model import devices, generation, models, scoring
+from stages.lib.model import devices, generation, models, scoring, trainable
 from stages.lib.rows import batches, limits, tokens
 from stages.lib.rows.packing import documents_of
-from stages.lib.training import checkpoints, environment, training
+from stages.lib.training import checkpoints, environment
 from stages.lib.training.board import Board
+from stages.lib.training.course import Course
 from stages.lib.training.failpoints import reach
 from stages.lib.training.interruption import Interruption
+from stages.lib.training.plan import Plan
+from stages.lib.training.record import Record
+from stages.lib.training.trainer import Trainer, prepare
 
 TOKENS = Path("data/tokens")
 BASE = Path("model/base")
@@ -52,11 +56,7 @@ def main() -> None:
         figures, record, kept = _train(settings, run, device, interruption)
         models.save_tuned(kept, BASE, OUTPUT)
         reach("output model written")
-        for path, header, points in (
-            (CURVE, ["step", "loss", "learning_rate", "gradient_norm"], record.curve),
-            (VALIDATION, ["step", "bits_per_byte", "loss"], record.validation),
-        ):
-            files.write_tsv(path, header, ([point[name] for name in header] for point in points))
+        _write_curves(record)
         reach("output curves written")
         files.write_json(FIGURES, {**figures, "environment": surroundings})
         reach("output figures written")
@@ -66,51 +66,28 @@ def main() -> None:
 
 def _train(
     settings: params.Train, run: checkpoints.Run, device: torch.device, interruption: Interruption
-) -> tuple[dict, training.Record, PreTrainedModel]:
+) -> tuple[dict, Record, PreTrainedModel]:
     """Train, from a checkpoint where there is one; return the figures, the record and the weights to keep."""
     checkpoint = run.latest()
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
-    record = training.load_record(checkpoint) if checkpoint else training.Record()
+    record = Record.read(checkpoint) if checkpoint else Record()
     rows = batches.open_rows(TOKENS, "train")
-    plan = training.plan(settings, len(rows))
-    chosen = devices.choose_speed(settings, device, plan.steps)
-    model = training.model(BASE, settings, chosen.attention, checkpoint).to(device)
-    trainer = training.trainer(model, rows, settings, plan, run, record, batches.collate, chosen)
+    plan = Plan.of(settings, len(rows))
+    speed = devices.choose_speed(settings, device, plan.steps)
+    model = trainable.load(BASE, settings, speed.attention, checkpoint).to(device)
+    trainer = prepare(model, rows, settings, plan, run, record, batches.collate, speed)
     tokenizer = tokens.Tokenizer(BASE)
-
-    def validate(model: PreTrainedModel, check: Callable[[], None]) -> scoring.Total:
-        # In training's precision, as its loss is: three times as fast, and 1e-4 off at most. `evaluate` is exact.
-        documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokenizer.closing)
-        precision = torch.autocast(device.type, torch.bfloat16, enabled=chosen.precision == "bfloat16")
-        with precision, cli.progress("validate", None, " documents") as bar:
-
-            def before_batch() -> None:
-                check()
-                bar.update(0)
-
-            return scoring.total(cli.counted(scoring.score_documents(model, documents, check=before_batch), bar))
-
     # Runs stand side by side in TensorBoard under the name of their experiment.
     name = os.environ.get("DVC_EXP_NAME") or "run"
     board = Board(checkpoints.main_repository() / "logs" / "tensorboard", name, run.fingerprint, step)
-    where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
-    size = f"{models.parameters(model) / 1e6:.1f} M parameters"
-    if models.parameters(model, trained=True) != models.parameters(model):
-        size += f" ({models.parameters(model, trained=True) / 1e6:.1f} M trained)"
-    cli.say(f"train: {size}, {len(rows)} rows, {plan.steps} steps on {where}")
-    cli.say(f"  {chosen.reasons}")
-    cli.say(f"  learning rate {trainer.args.learning_rate:.3g} ({settings.learning_rate})")
-    if plan.logging_steps < settings.logging_steps:
-        cli.say(f"  a short run: a point of the curves every {plan.logging_steps} steps, not {settings.logging_steps}")
-    cli.say(f"  curves while it runs: tensorboard --logdir logs/tensorboard (this run: {board.name})")
+    _say_what_is_to_come(settings, trainer, plan, speed, board)
     if checkpoint:
         cli.say(f"  goes on from {checkpoint.name}")
-
-    course = training.Course(
+    course = Course(
         run=run,
         record=record,
         board=board,
-        validate=validate,
+        validate=_validation(tokenizer, device, speed),
         write_samples=lambda model, check: generation.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS, check),
         settings=settings,
         plan=plan,
@@ -123,29 +100,79 @@ def _train(
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             step = trainer.state.global_step
         cli.say(f"train: {course.times()}")
-
-    keep_best = settings.keep == "best" and record.best_step is not None
-    kept_step = record.best_step if keep_best else step
-    kept = next((point for point in record.validation if point["step"] == kept_step), None)
+    if step < plan.steps:
+        cli.say(f"train: ended early, {settings.patience} validations after the best one, of step {record.best_step}")
+    best_step = record.best_step if settings.keep == "best" else None
+    if best_step is not None:
+        model = trainable.load(BASE, settings, speed.attention, run.best(best_step))
+    kept_step = step if best_step is None else best_step
     figures = {
         "steps": step,
         "best_step": kept_step,
         "tokens": record.tokens,
         "learning_rate": trainer.args.learning_rate,
         "logging_steps": plan.logging_steps,
-        "parameters": models.parameters(model),
-        "trained_parameters": models.parameters(model, trained=True),
-        "precision": chosen.precision,
-        "validation_bits_per_byte": kept["bits_per_byte"] if kept else None,
+        "parameters": models.parameters(trainer.model),
+        "trained_parameters": models.parameters(trainer.model, trained=True),
+        "precision": speed.precision,
+        "validation_bits_per_byte": _kept_validation(record, kept_step),
     }
-    if step < plan.steps:
-        cli.say(f"train: ended early, {settings.patience} validations after the best one, of step {record.best_step}")
-    if kept:
-        cli.say(f"train: kept step {kept['step']}, validation {kept['bits_per_byte']:.4f} bits per byte")
-    else:
+    return figures, record, trainable.whole(model)
+
+
+def _validation(
+    tokenizer: tokens.Tokenizer, device: torch.device, speed: devices.Speed
+) -> Callable[[PreTrainedModel, Callable[[], None]], scoring.Total]:
+    """What scores the validation documents; it calls the function it is given before each batch."""
+
+    def validate(model: PreTrainedModel, check: Callable[[], None]) -> scoring.Total:
+        # In training's precision, as its loss is: three times as fast, and 1e-4 off at most. `evaluate` is exact.
+        documents = documents_of(tokens.read_rows(TOKENS / "validation.arrow"), tokenizer.closing)
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=speed.precision == "bfloat16")
+        with precision, cli.progress("validate", None, " documents") as bar:
+
+            def before_batch() -> None:
+                check()
+                bar.update(0)
+
+            return scoring.total(cli.counted(scoring.score_documents(model, documents, check=before_batch), bar))
+
+    return validate
+
+
+def _say_what_is_to_come(
+    settings: params.Train, trainer: Trainer, plan: Plan, speed: devices.Speed, board: Board
+) -> None:
+    device = trainer.args.device
+    where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    count, trained = models.parameters(trainer.model), models.parameters(trainer.model, trained=True)
+    size = f"{count / 1e6:.1f} M parameters"
+    if trained != count:
+        size += f" ({trained / 1e6:.1f} M trained)"
+    cli.say(f"train: {size}, {len(trainer.train_dataset)} rows, {plan.steps} steps on {where}")
+    cli.say(f"  {speed.reasons}")
+    cli.say(f"  learning rate {trainer.args.learning_rate:.3g} ({settings.learning_rate})")
+    if plan.logging_steps < settings.logging_steps:
+        cli.say(f"  a short run: a point of the curves every {plan.logging_steps} steps, not {settings.logging_steps}")
+    cli.say(f"  curves while it runs: tensorboard --logdir logs/tensorboard (this run: {board.name})")
+
+
+def _kept_validation(record: Record, kept_step: int) -> float | None:
+    """Bits per byte of the weights that are kept, where there are validation documents."""
+    kept = next((point for point in record.validation if point["step"] == kept_step), None)
+    if kept is None:
         cli.say("train: no validation documents: the weights of the last step are kept")
-    kept_model = training.model(BASE, settings, chosen.attention, run.best(kept_step)) if keep_best else model
-    return figures, record, training.whole(kept_model)
+        return None
+    cli.say(f"train: kept step {kept_step}, validation {kept['bits_per_byte']:.4f} bits per byte")
+    return kept["bits_per_byte"]
+
+
+def _write_curves(record: Record) -> None:
+    for path, header, points in (
+        (CURVE, ["step", "loss", "learning_rate", "gradient_norm"], record.curve),
+        (VALIDATION, ["step", "bits_per_byte", "loss"], record.validation),
+    ):
+        files.write_tsv(path, header, ([point[name] for name in header] for point in points))
 
 
 if __name__ == "__main__":

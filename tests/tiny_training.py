@@ -5,10 +5,14 @@ from types import SimpleNamespace
 import torch
 
 from stages.lib.common import params
-from stages.lib.model import devices, models, scoring
+from stages.lib.model import devices, models, scoring, trainable
 from stages.lib.rows import batches
-from stages.lib.training import checkpoints, training
+from stages.lib.training import checkpoints
+from stages.lib.training.course import Course
 from stages.lib.training.interruption import Interruption
+from stages.lib.training.plan import Plan
+from stages.lib.training.record import Record
+from stages.lib.training.trainer import prepare
 
 SETTINGS = {
     "epochs": 2,
@@ -75,21 +79,19 @@ def train(
     folder.mkdir(parents=True, exist_ok=True)
     checkpoint = run.latest()
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
-    record = training.load_record(checkpoint) if checkpoint else training.Record()
-    plan = training.plan(settings, len(rows))
+    record = Record.read(checkpoint) if checkpoint else Record()
+    plan = Plan.of(settings, len(rows))
     speed = devices.choose_speed(settings, torch.device("cpu"), plan.steps)
-    model = training.model(tiny_base, settings, speed.attention, checkpoint)
+    model = trainable.load(tiny_base, settings, speed.attention, checkpoint)
     seen = []
 
     def collate(items):
         seen.append(batches.collate(items))
         return seen[-1]
 
-    trainer = training.trainer(model, rows, settings, plan, run, record, collate, speed)
+    trainer = prepare(model, rows, settings, plan, run, record, collate, speed)
     board = RecordingBoard(on_point)
-    course = training.Course(
-        run, record, board, validate, write_samples, settings, plan, interruption or Interruption()
-    )
+    course = Course(run, record, board, validate, write_samples, settings, plan, interruption or Interruption())
     with models.quiet():
         course.begin(model, step)
         if not course.over(step):

@@ -15,9 +15,9 @@ from transformers import GPT2LMHeadModel
 from stages import train as train_stage
 from stages.lib.common import params
 from stages.lib.common.cli import UserError
-from stages.lib.model import adapters, devices, loss, models, scoring
+from stages.lib.model import adapters, devices, loss, models, scoring, trainable
 from stages.lib.rows import batches
-from stages.lib.training import environment, training
+from stages.lib.training import environment, plan, trainer
 
 
 class Killed(Exception):
@@ -74,7 +74,7 @@ def weighing(model, check):
 
 
 def merged(done):
-    return training.whole(copy.deepcopy(done.model))
+    return trainable.whole(copy.deepcopy(done.model))
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +160,7 @@ def test_dropout_of_lora_is_in_what_the_adapters_add(tiny_base):
         assert same == (dropout == 0.0)
 
 
-class Several(training.TrainingArguments):
+class Several(trainer.TrainingArguments):
     """What the Trainer is told on a machine with three cards."""
 
     @property
@@ -171,7 +171,7 @@ class Several(training.TrainingArguments):
 def test_one_card_alone_is_used_among_several(tiny_base, rows, tmp_path, monkeypatch):
     """Otherwise the Trainer would take a batch for each card, and spread it over them."""
 
-    monkeypatch.setattr(training, "TrainingArguments", Several)
+    monkeypatch.setattr(trainer, "TrainingArguments", Several)
     done = train(tiny_base, rows, tmp_path, epochs=1)
     assert done.trainer.args.n_gpu == 1
     assert {len(batch["input_ids"]) for batch in done.batches[:-1]} == {SETTINGS["batch_size"]}
@@ -235,7 +235,7 @@ def test_compiling_without_a_compiler_is_refused(monkeypatch):
 
 
 def test_auto_is_ten_times_higher_with_lora():
-    assert training.learning_rate("auto", 124_439_808, lora=True) == 5e-4
+    assert plan.learning_rate("auto", 124_439_808, lora=True) == 5e-4
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,9 @@ from stages.lib.common import params
 from stages.lib.common.cli import UserError
 from stages.lib.model import generation, loss, models, scoring
 from stages.lib.rows import batches, tokens
-from stages.lib.training import training
+from stages.lib.training import plan
+from stages.lib.training.plan import Plan
+from stages.lib.training.record import Record
 
 
 def documents_of_batch(batch):
@@ -108,14 +110,14 @@ def test_a_point_of_the_curve_is_a_total_over_the_steps_since_the_last(tiny_base
 )
 def test_a_short_run_still_has_some_twenty_points(setting, steps, expected):
     settings = params.Train(**{**SETTINGS, "epochs": 1, "logging_steps": setting})
-    assert training.plan(settings, rows=steps * 3).logging_steps == expected
+    assert Plan.of(settings, rows=steps * 3).logging_steps == expected
 
 
 def test_auto_is_the_customary_rate_for_gpt2_and_larger_for_smaller_models():
-    assert training.learning_rate("auto", training.GPT2_PARAMETERS) == 5e-5
-    assert training.learning_rate("auto", 6_000_000) > 5e-5
-    assert training.learning_rate("auto", 1_500_000_000) < 5e-5
-    assert training.learning_rate(3e-4, 6_000_000) == 3e-4
+    assert plan.learning_rate("auto", plan.GPT2_PARAMETERS) == 5e-5
+    assert plan.learning_rate("auto", 6_000_000) > 5e-5
+    assert plan.learning_rate("auto", 1_500_000_000) < 5e-5
+    assert plan.learning_rate(3e-4, 6_000_000) == 3e-4
 
 
 def test_weight_decay_spares_biases_and_layer_norms(tiny_base, rows, tmp_path):
@@ -170,7 +172,7 @@ def test_every_step_has_the_rate_of_the_plain_formula_also_after_a_resume(
         train(tiny_base, rows, tmp_path, callback=rates, on_point=dies, **settings)
     assert train(tiny_base, rows, tmp_path, callback=rates, **settings).began_at == 1 + warmup // 2
     assert rates.used == pytest.approx(expected)
-    record = training.load_record(tmp_path / f"checkpoint-{steps}")
+    record = Record.read(tmp_path / f"checkpoint-{steps}")
     # The rate that is told is the one the step was taken with.
     assert {point["step"]: point["learning_rate"] for point in record.curve} == pytest.approx(expected)
 
