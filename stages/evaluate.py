@@ -42,34 +42,17 @@ def main() -> None:
     drawn = _drawn(loaded, tokenizer, prompts, settings)
     continued = _continued(loaded, tokenizer, settings.copy_prompts, context)
 
-    # One look at the training documents for all that was written.
-    texts = [text.ids for sample in drawn for text in sample.values()] + [
-        ids for one in continued.values() for ids in one
-    ]
-    cli.say(f"evaluate: looks for copies in {TRAIN}")
-    with cli.progress("copies", None, " documents") as bar:
-        documents = cli.counted(_documents(TRAIN, tokenizer), bar)
-        found = iter(copying.runs([np.array(ids) for ids in texts], documents))
-    copies = [
-        {name: samples.copied_parts(tokenizer, text, next(found)) for name, text in sample.items()} for sample in drawn
-    ]
-    copied = {key: samples.copy_figures([next(found) for _ in one]) for key, one in continued.items()}
+    copies, copied = _copies(tokenizer, drawn, continued)
 
+    figures = _figures_of_documents(scores, words)
+    for name in MODELS:
+        figures[name] = {
+            **_likelihood(scoring.total(scores[name]), sum(words)),
+            "samples": samples.figures([one[name] for one in drawn], [one[name] for one in copies]),
+            "copying": {split: copied[name, split] for split in ("training", "held_out")},
+        }
     compared = comparison.compare(scores["base"], scores["tuned"], settings.seed)
-    totals = {name: scoring.total(one) for name, one in scores.items()}
-    figures: dict[str, Any] = {
-        "documents": totals["base"].documents,
-        "bytes": totals["base"].size,
-        "tokens": totals["base"].tokens,
-        "words": sum(words),
-        **{
-            name: _figures(total, sum(words))
-            | {"samples": samples.figures([one[name] for one in drawn], [one[name] for one in copies])}
-            | {"copying": {split: copied[name, split] for split in ("training", "held_out")}}
-            for name, total in totals.items()
-        },
-        "comparison": asdict(compared) if compared else None,
-    }
+    figures["comparison"] = asdict(compared) if compared else None
     files.write_text(SAMPLES, "".join(map(files.to_json_line, _shown(prompts, drawn, copies))))
     files.write_tsv(DOCUMENTS, ["line", "bytes", "tokens", "words", *MODELS], _table(scores, words))
     files.write_json(FIGURES, figures)
@@ -155,7 +138,33 @@ def _continued(
     return continued
 
 
-def _figures(total: scoring.Total, words: int) -> dict[str, Any]:
+def _copies(
+    tokenizer: tokens.Tokenizer,
+    drawn: list[dict[str, generation.Continuation]],
+    continued: dict[tuple[str, str], list[list[int]]],
+) -> tuple[list[dict[str, list[list[int]]]], dict[tuple[str, str], dict[str, Any]]]:
+    """Where copies stand in each sample, and the figures of what was gone on with; one look at the training documents.
+
+    Both have the form of what is given.
+    """
+    samples_drawn = [text.ids for sample in drawn for text in sample.values()]
+    texts = samples_drawn + [ids for one in continued.values() for ids in one]
+    cli.say(f"evaluate: looks for copies in {TRAIN}")
+    with cli.progress("copies", None, " documents") as bar:
+        documents = cli.counted(_documents(TRAIN, tokenizer), bar)
+        found = iter(copying.runs([np.array(ids) for ids in texts], documents))
+    parts = [
+        {name: samples.copied_parts(tokenizer, text, next(found)) for name, text in sample.items()} for sample in drawn
+    ]
+    return parts, {key: samples.copy_figures([next(found) for _ in one]) for key, one in continued.items()}
+
+
+def _figures_of_documents(scores: dict[str, list[scoring.Score]], words: list[int]) -> dict[str, Any]:
+    total = scoring.total(scores["base"])
+    return {"documents": total.documents, "bytes": total.size, "tokens": total.tokens, "words": sum(words)}
+
+
+def _likelihood(total: scoring.Total, words: int) -> dict[str, Any]:
     return {
         "nats": total.nats if total.documents else None,
         "bits_per_byte": total.bits_per_byte,

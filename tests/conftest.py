@@ -225,6 +225,12 @@ def many_texts(count: int = 60) -> list[str]:
     return [f"{TEXTS[i % len(TEXTS)]} Случай {i * 7919 % 1000}." for i in range(count)]
 
 
+@pytest.fixture
+def at_home(monkeypatch):
+    """In the project's folder, where templates and catalogues are found."""
+    monkeypatch.chdir(HOME)
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")

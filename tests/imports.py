@@ -6,6 +6,18 @@ from pathlib import Path
 from conftest import HOME
 
 
+def imports_of(path: Path) -> list[str]:
+    """Every name that a file imports from, or may import: of `from a import b` both `a` and `a.b`, as dotted names."""
+    names: list[str] = []
+    for node in ast.walk(ast.parse((HOME / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return names
+
+
 def imported_modules(path: Path) -> set[Path]:
     """Every module of ours that the file imports, directly or through another, and the packages around them."""
     found: set[Path] = set()
@@ -15,21 +27,11 @@ def imported_modules(path: Path) -> set[Path]:
         if path in found:
             continue
         found.add(path)
-        for node in ast.walk(ast.parse((HOME / path).read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Import):
-                names = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                assert node.level == 0, f"{path}: relative import"
-                names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
-            else:
-                continue
-            for name in names:
-                parts = name.split(".")
-                for depth in range(1, len(parts) + 1):
-                    inner = Path(*parts[:depth])
-                    for module in (inner.with_suffix(".py"), inner / "__init__.py"):
-                        if (HOME / module).exists():
-                            queue.append(module)
+        for name in imports_of(path):
+            parts = name.split(".")
+            for depth in range(1, len(parts) + 1):
+                inner = Path(*parts[:depth])
+                queue += [one for one in (inner.with_suffix(".py"), inner / "__init__.py") if (HOME / one).exists()]
     return found
 
 

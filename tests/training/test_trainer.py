@@ -6,15 +6,12 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import SETTINGS, same_weights, train
+from tiny_training import same_weights, train
 from transformers import GPT2LMHeadModel, TrainerCallback
 
-from stages.lib.common import params
 from stages.lib.common.cli import UserError
 from stages.lib.model import generation, loss, models, scoring
 from stages.lib.rows import batches, tokens
-from stages.lib.training import plan
-from stages.lib.training.plan import Plan
 from stages.lib.training.record import Record
 
 
@@ -103,21 +100,6 @@ def test_a_point_of_the_curve_is_a_total_over_the_steps_since_the_last(tiny_base
     assert done.record.tokens == 6 * sum(
         int((batches.collate([rows[index]])["labels"] != scoring.IGNORE).sum()) for index in range(len(rows))
     )
-
-
-@pytest.mark.parametrize(
-    ("setting", "steps", "expected"), [(100, 30, 1), (100, 400, 20), (100, 9000, 100), (5, 9000, 5)]
-)
-def test_a_short_run_still_has_some_twenty_points(setting, steps, expected):
-    settings = params.Train(**{**SETTINGS, "epochs": 1, "logging_steps": setting})
-    assert Plan.of(settings, rows=steps * 3).logging_steps == expected
-
-
-def test_auto_is_the_customary_rate_for_gpt2_and_larger_for_smaller_models():
-    assert plan.learning_rate("auto", plan.GPT2_PARAMETERS) == 5e-5
-    assert plan.learning_rate("auto", 6_000_000) > 5e-5
-    assert plan.learning_rate("auto", 1_500_000_000) < 5e-5
-    assert plan.learning_rate(3e-4, 6_000_000) == 3e-4
 
 
 def test_weight_decay_spares_biases_and_layer_norms(tiny_base, rows, tmp_path):

@@ -87,7 +87,6 @@ def read_config(folder: Path, name: str) -> GPT2Config:
     # Only here: they take torch with them, and names of files are chosen without it.
     from huggingface_hub.errors import StrictDataclassError
     from transformers import GPT2Config
-    from transformers.activations import ACT2FN
 
     from stages.lib.model.models import quiet
 
@@ -100,28 +99,38 @@ def read_config(folder: Path, name: str) -> GPT2Config:
         raise UserError(f"{name} has no config.json: it must be a Hugging Face model folder")
     described = read_json(folder / "config.json", name)
     _refuse_others(described, name)
-    # Files of 2019 know the context as n_ctx only.
-    described.setdefault("n_positions", described.get("n_ctx", GPT2Config().n_positions))
-    known = {key: value for key, value in described.items() if key in GPT2Config().to_dict()}
-    for key in ("architectures", "dtype", "_name_or_path", "transformers_version", "id2label", "label2id"):
-        known.pop(key, None)
-    # Left out, GPT-2's own would be filled in, which may be ordinary words here.
-    known = {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | known
     try:
         with quiet():  # about ids that are not used
-            config = GPT2Config(**known)
-        for key in _SIZES:
-            if not getattr(config, key) >= 1:
-                raise ValueError(f"{key} is {getattr(config, key)}")
-        if config.n_embd % config.n_head:
-            raise ValueError(f"n_embd {config.n_embd} is no multiple of n_head {config.n_head}")
-        if config.activation_function not in ACT2FN:
-            raise ValueError(f"activation_function {config.activation_function} is not known")
+            config = GPT2Config(**_known(described, GPT2Config().to_dict()))
+        _check(config)
     except (ValueError, TypeError, AttributeError, StrictDataclassError) as error:
         reason = printable(" ".join(str(error).split()))
         raise UserError(f"{name}: its config.json is not that of a GPT-2 ({reason})") from None
     config.architectures = ["GPT2LMHeadModel"]
     return config
+
+
+def _known(described: dict[str, Any], usual: dict[str, Any]) -> dict[str, Any]:
+    """What a configuration has of that which GPT-2 knows; `usual` is GPT-2's own."""
+    # Files of 2019 know the context as n_ctx only.
+    described.setdefault("n_positions", described.get("n_ctx", usual["n_positions"]))
+    others = {"architectures", "dtype", "_name_or_path", "transformers_version", "id2label", "label2id"}
+    known = {key: value for key, value in described.items() if key in usual.keys() - others}
+    # Left out, GPT-2's own would be filled in, which may be ordinary words here.
+    return {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None} | known
+
+
+def _check(config: GPT2Config) -> None:
+    """Raise ValueError when no model can be of these sizes, or have this activation."""
+    from transformers.activations import ACT2FN  # only here, as above
+
+    for key in _SIZES:
+        if not getattr(config, key) >= 1:
+            raise ValueError(f"{key} is {getattr(config, key)}")
+    if config.n_embd % config.n_head:
+        raise ValueError(f"n_embd {config.n_embd} is no multiple of n_head {config.n_head}")
+    if config.activation_function not in ACT2FN:
+        raise ValueError(f"activation_function {config.activation_function} is not known")
 
 
 def _refuse_others(described: dict[str, Any], name: str) -> None:

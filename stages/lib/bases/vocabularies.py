@@ -87,22 +87,14 @@ def store(vocabulary: Vocabulary, folder: Path, context: int, keep_special: bool
     stands beside them.
     """
     described = json.loads(vocabulary.tokenizer.to_str())
-    opening = vocabulary.opening
-    first, second = ({"Sequence": {"id": id, "type_id": 0}} for id in "AB")
-    opens = {"SpecialToken": {"id": opening, "type_id": 0}}
-    described["post_processor"] = {
-        "type": "TemplateProcessing",
-        "single": [opens, first],
-        "pair": [opens, first, second],
-        "special_tokens": {opening: {"id": opening, "ids": [vocabulary.id(opening)], "tokens": [opening]}},
-    }
+    described["post_processor"] = _opens_texts(vocabulary)
     # Without line breaks: indented, a vocabulary takes twice the room.
     files.write_text(folder / "tokenizer.json", files.to_json_line(described))
     files.write_json(
         folder / "tokenizer_config.json",
         {
             "tokenizer_class": _CLASS,
-            "bos_token": opening,
+            "bos_token": vocabulary.opening,
             "eos_token": vocabulary.closing,
             "unk_token": vocabulary.closing,
             "pad_token": vocabulary.padding,
@@ -114,7 +106,24 @@ def store(vocabulary: Vocabulary, folder: Path, context: int, keep_special: bool
             "clean_up_tokenization_spaces": False,
         },
     )
-    model = described["model"]
+    _store_older_form(described["model"], folder)
+
+
+def _opens_texts(vocabulary: Vocabulary) -> dict[str, Any]:
+    """The step of a tokenizer.json that puts the opening token before every text."""
+    opening = vocabulary.opening
+    first, second = ({"Sequence": {"id": id, "type_id": 0}} for id in "AB")
+    opens = {"SpecialToken": {"id": opening, "type_id": 0}}
+    return {
+        "type": "TemplateProcessing",
+        "single": [opens, first],
+        "pair": [opens, first, second],
+        "special_tokens": {opening: {"id": opening, "ids": [vocabulary.id(opening)], "tokens": [opening]}},
+    }
+
+
+def _store_older_form(model: dict[str, Any], folder: Path) -> None:
+    """Write vocab.json and merges.txt, where they can say what the model of a tokenizer.json does."""
     if model["type"] == "BPE" and all(" " not in part for pair in model["merges"] for part in pair):
         files.write_text(folder / "vocab.json", files.to_json_line(model["vocab"]))
         merges = ["#version: 0.2", *(" ".join(pair) for pair in model["merges"])]

@@ -1,1 +1,1 @@
-"""A GPT-2 in memory: loaded, scored, made to write."""
+"""A GPT-2 in memory: loaded, adapted, scored, made to write."""

@@ -39,6 +39,7 @@ def warnings(facts: dict[str, Any], words: Words) -> list[Finding]:
         *_about_the_result(facts, words),
         *_about_training(facts, words),
         *_about_the_corpus(facts, words),
+        *_about_the_tokens(facts, words),
         *_about_the_texts(facts, words),
     ]
 
@@ -136,7 +137,7 @@ def _about_training(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
 
 
 def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
-    validate, tokenize = facts["validate"], facts["tokenize"]
+    validate = facts["validate"]
     if validate["rejected"]:
         yield Finding(
             words(
@@ -169,6 +170,10 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
                 run=validate["leakage"]["run_of_words"],
             )
         )
+
+
+def _about_the_tokens(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
+    tokenize = facts["tokenize"]
     if not tokenize["vocabulary_fits"]:
         yield Finding(
             words(
