@@ -22,7 +22,31 @@ BELOW = {
 }
 MOST_MODULES, MOST_LINES, USUAL_FUNCTION = 9, 250, 20
 # Modules without a test file of their own name, and where what they promise is held.
-TESTED_ELSEWHERE = {}
+TESTED_ELSEWHERE = {
+    "bases/lossless": "bases/test_layouts.py",
+    "bases/sources": "bases/test_layouts.py",
+    "bases/vocabularies": "bases/test_layouts.py",
+    "bases/weights": "bases/test_layouts.py",
+    "common/plain_yaml": "common/test_params.py",
+    "corpus/formats": "pipeline/test_validate.py",
+    "corpus/places": "corpus/test_lines.py",
+    "corpus/records": "corpus/test_documents.py",
+    "corpus/tally": "pipeline/test_validate.py",
+    "evaluation/comparison": "evaluation/test_samples.py",
+    "hub/download": "hub/test_snapshot.py",
+    "hub/errors": "hub/test_snapshot.py",
+    "hub/patience": "hub/test_snapshot.py",
+    "model/adapters": "training/test_knobs.py",
+    "model/devices": "training/test_knobs.py",
+    "model/generation": "test_generate.py",
+    "model/loss": "training/test_trainer.py",
+    "model/trainable": "training/test_knobs.py",
+    "rows/batches": "model/test_models.py",
+    "training/course": "training/test_trainer.py",
+    "training/environment": "training/test_knobs.py",
+    "training/failpoints": "training/test_interruption.py",
+    "training/record": "training/test_trainer.py",
+}
 
 
 def modules():
