@@ -1,0 +1,1 @@
+"""What documents have in common with each other."""
