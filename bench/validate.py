@@ -2,8 +2,9 @@
 
     python -m bench.validate                          the sample corpus, repeated to 20 MB
     python -m bench.validate --corpus FILE [FILE ...] [--megabytes 1000]
+    python -m bench.validate --against COMMIT         and against the stage as it was at a commit
 
-Baseline and stage take turns in one run. The search for leakage is timed apart.
+Whatever is compared takes turns in one run. The search for leakage is timed apart.
 """
 
 from __future__ import annotations
@@ -12,35 +13,62 @@ import json
 import os
 import shutil
 from pathlib import Path
+from statistics import median
 
 from bench import measure
 from stages import validate
 from stages.lib.common import cli, files, params
 
+BARE, WHOLE = "json.loads of every line", "the stage as a whole process"
+
 
 def main() -> None:
     """Print the table."""
-    args = measure.arguments(__doc__).parse_args()
+    parser = measure.arguments(__doc__)
+    parser.add_argument("--against", metavar="COMMIT", help="measure the stage as it was at this commit as well")
+    args = parser.parse_args()
     with measure.workspace() as folder:
         size = measure.write_corpus(folder, args.corpus, args.megabytes)
+        codes = {WHOLE: measure.HOME}
+        if args.against:
+            codes[f"{WHOLE}, at {args.against}"] = measure.at_commit(args.against, folder)
         os.chdir(folder)
-        settings = params.load(folder / "params.yaml")
-        path = Path(settings.corpus.path)
-
-        def clear() -> None:
-            """As DVC does before a stage runs."""
-            shutil.rmtree("validated", ignore_errors=True)
-
-        bare, ours = measure.in_turns(args.runs, lambda: _parse(path), lambda: _validate(settings), before=clear)
-        (leakage,) = measure.in_turns(args.runs, lambda: validate.leaking(Path("validated")))
-        whole = measure.run(folder, "stages.validate")
-    seconds = {"json.loads of every line": bare, "validation without leakage": ours, "leakage": leakage}
+        seconds = _in_this_process(params.load(folder / "params.yaml"), args.runs)
+        memory = {}
+        for name, runs in _whole_processes(folder, codes, args.runs).items():
+            seconds[name] = median(run.seconds for run in runs)
+            memory[name] = max(run.memory for run in runs)
     rates = {name: size / 1e6 / taken for name, taken in seconds.items()}
-    rows = [[name, f"{rate:.1f}", f"{bare / seconds[name]:.2f}"] for name, rate in rates.items()]
-    rows.append(["the stage as a whole process", f"{size / 1e6 / whole.seconds:.1f}", "-"])
-    title = f"Validation of {size / 1e6:.0f} MB; peak memory of the stage {whole.memory / 1e6:.0f} MB."
-    figures = {"bytes": size, "megabytes_per_second": rates, "memory": whole.memory}
-    measure.report(title, ["what", "MB/s", "ratio"], rows, figures, args.json)
+    rows = [
+        [name, f"{rate:.1f}", f"{rate / rates[BARE]:.2f}", f"{memory[name] / 1e6:.0f}" if name in memory else "-"]
+        for name, rate in rates.items()
+    ]
+    figures = {"bytes": size, "megabytes_per_second": rates, "memory": memory[WHOLE]}
+    measure.report(
+        f"Validation of {size / 1e6:.0f} MB.", ["what", "MB/s", "ratio", "peak MB"], rows, figures, args.json
+    )
+
+
+def _in_this_process(settings: params.Params, runs: int) -> dict[str, float]:
+    """The median time of the parts, in seconds."""
+
+    def clear() -> None:
+        """As DVC does before a stage runs."""
+        shutil.rmtree("validated", ignore_errors=True)
+
+    path = Path(settings.corpus.path)
+    bare, ours = measure.in_turns(runs, lambda: _parse(path), lambda: _validate(settings), before=clear)
+    (leakage,) = measure.in_turns(runs, lambda: validate.leaking(Path("validated")))
+    return {BARE: bare, "validation without leakage": ours, "leakage": leakage}
+
+
+def _whole_processes(folder: Path, codes: dict[str, Path], runs: int) -> dict[str, list[measure.Run]]:
+    """The stage by each of several codes, in turns."""
+    taken: dict[str, list[measure.Run]] = {name: [] for name in codes}
+    for _ in range(runs):
+        for name, code in codes.items():
+            taken[name].append(measure.run(folder, "stages.validate", code=code))
+    return taken
 
 
 def _parse(path: Path) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from contextlib import closing
+from itertools import compress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 import pyarrow as pa
 
-from stages.lib.common import cli, files, memory, parallel, params
-from stages.lib.corpus import documents, duplicates, leakage, lines, marks, splits
+from stages.lib.common import cli, files, params
+from stages.lib.corpus import documents, leakage, lines, splits
+from stages.lib.corpus.description import Description
 from stages.lib.corpus.places import Places
 from stages.lib.corpus.tally import Tally
 
@@ -39,78 +41,87 @@ def main() -> None:
 
 
 def validated(
-    settings: params.Params, folder: Path, rejected_path: Path
+    settings: params.Params, folder: Path, rejected: Path
 ) -> tuple[dict[str, Any], list[tuple[int, int, int]], lines.Reader]:
     """Fill `folder` and the file of rejected lines; return figures, the histogram of lengths, and what was read."""
-    memory.keep_freed()
-    path, rules = settings.corpus.path, settings.validate_
-    total, fail = lines.size(path), rules.on_error == "fail"
-    reader = lines.Reader(path, rules.max_line_bytes)
-    parser = documents.Parser(settings.corpus.text_field, rules.max_line_bytes, ENOUGH if fail else None)
-
-    def parse(block: lines.Block) -> tuple[documents.Documents, np.ndarray, marks.Found]:
-        found = parser.parse(block)
-        return found, duplicates.keys_of(found.texts, found.unusual), marks.find(found.texts)
-
-    tally = Tally(path, settings.corpus.text_field, reader.places)
-    first_lines, description, marked = duplicates.FirstLines(), splits.Description(), marks.Marks()
+    rules = settings.validate_
+    reader = lines.Reader(settings.corpus.path, rules.max_line_bytes)
+    tally, description = Tally(settings.corpus.path, settings.corpus.text_field, reader.places), Description()
+    met: dict[bytes, int] = {}
     with (
         splits.Writer(folder) as writer,
-        open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates_file,
+        open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
+        closing(_blocks(settings, reader, tally, rejected)) as blocks,
+    ):
+        duplicates.write("line\tduplicate_of\n")
+        for found in blocks:
+            new = _are_new(found, met, duplicates, tally)
+            numbers, keys = list(compress(found.lines, new)), compress(found.keys, new)
+            texts = found.strings().filter(pa.array(np.array(new, bool)))
+            writer.add(texts, np.array(numbers), _splits_of(keys, rules))
+            description.add(texts, numbers, found.marks)
+    reader.places.write(folder / "files.tsv")
+    few_long = _refuse_nothing_to_train_on(writer, tally)
+    kept = sum(writer.documents.values())
+    figures = tally.figures(kept) | writer.figures() | {"few_long_documents": few_long} | description.figures()
+    return figures, description.histogram(), reader
+
+
+def _are_new(found: documents.Documents, met: dict[bytes, int], duplicates: TextIO, tally: Tally) -> list[bool]:
+    """Which documents of a block were not met before; of the others it is written down which line they repeat."""
+    firsts = documents.first_lines(found, met)
+    new = [line == first for line, first in zip(found.lines, firsts, strict=True)]
+    for line, first, is_new in zip(found.lines, firsts, new, strict=True):
+        if not is_new:
+            duplicates.write(f"{line}\t{first}\n")
+    tally.duplicates += new.count(False)
+    return new
+
+
+def _splits_of(keys: Iterable[bytes], rules: params.Validate) -> np.ndarray:
+    how = rules.split_seed, rules.validation_fraction, rules.test_fraction
+    return np.array([splits.split_of(key, *how) for key in keys])
+
+
+def _blocks(
+    settings: params.Params, reader: lines.Reader, tally: Tally, rejected_path: Path
+) -> Iterator[documents.Documents]:
+    """Yield what each block of lines holds, after its bad lines went to the tally and into the file of rejected ones.
+
+    Raises UserError where bad lines end the run: at the end, so that more of them can be named, or when there are
+    enough. From the first one on nothing is yielded, as nothing will be kept.
+    """
+    path, fail = settings.corpus.path, settings.validate_.on_error == "fail"
+    total = lines.size(path)
+    rules = documents.Rules(
+        settings.corpus.text_field, settings.validate_.max_line_bytes, most=ENOUGH if fail else None
+    )
+    with (
         open(rejected_path, "w", encoding="utf-8") as rejected,
-        # Threads share the work: it is done on whole arrays, for the most part, without Python's lock.
-        ThreadPoolExecutor(threads := min(parallel.processors(), 4)) as pool,
+        documents.reading(rules, total) as read,
         cli.progress("validate", total, "B") as bar,
     ):
-        duplicates_file.write("line\tduplicate_of\n")
-        for found, keys, found_marks in parallel.in_order(pool, parse, reader, threads):
+        for found in read(reader):
             tally.add(found)
-            for problem in found.problems:
+            for problem in found.problems(rules):
                 tally.reject(problem)
                 rejected.write(_rejected(problem, reader.places))
             bar.update(reader.position - bar.n)
-            if fail and tally.problems:
-                if tally.problems.total() >= ENOUGH:
-                    raise cli.UserError(tally.bad_lines(more=True))
-                continue  # nothing will be kept: the rest is only looked at for more bad lines
-            texts, numbers = found.texts, found.lines
-            if len(texts):
-                firsts = first_lines.add(keys, numbers)
-                new = firsts == numbers
-                marked.add(found_marks, numbers, new)
-                of_split = splits.splits_of(keys, rules.split_seed, rules.validation_fraction, rules.test_fraction)
-                if not new.all():
-                    for line, first in zip(numbers[~new].tolist(), firsts[~new].tolist(), strict=True):
-                        duplicates_file.write(f"{line}\t{first}\n")
-                        tally.duplicates += 1
-                    texts, numbers, of_split = texts.filter(pa.array(new)), numbers[new], of_split[new]
-                writer.add(texts, numbers, of_split)
-                description.add(texts, numbers)
-        if fail and tally.problems:
-            raise cli.UserError(tally.bad_lines(more=False))
+            if not fail or not tally.problems:
+                yield found
+            elif tally.problems.total() >= ENOUGH:
+                raise cli.UserError(tally.bad_lines(more=True))
+    if fail and tally.problems:
+        raise cli.UserError(tally.bad_lines(more=False))
+
+
+def _refuse_nothing_to_train_on(writer: splits.Writer, tally: Tally) -> bool:
+    """Whether the documents are few and long. Raises UserError when none of them is for training."""
     kept = sum(writer.documents.values())
-    to_divide = kept < FEW_DOCUMENTS and sum(writer.characters.values()) > LONG_DOCUMENT * kept
+    few_long = kept < FEW_DOCUMENTS and sum(writer.characters.values()) > LONG_DOCUMENT * kept
     if not writer.documents["train"]:
-        raise cli.UserError(tally.nothing_to_train_on(_more_documents(to_divide) if kept else None))
-    reader.places.write(folder / "files.tsv")
-    del first_lines  # what follows needs memory of its own
-    figures = {
-        **tally.figures(kept),
-        **{
-            split: {
-                "documents": writer.documents[split],
-                "characters": writer.characters[split],
-                "bytes": writer.sizes[split],
-            }
-            for split in splits.SPLITS
-        },
-        "few_long_documents": to_divide,
-        "lengths": description.lengths(),
-        **description.extremes(),
-        "scripts": description.scripts(),
-        **marked.figures(),
-    }
-    return figures, description.histogram(), reader
+        raise cli.UserError(tally.nothing_to_train_on(_more_documents(few_long) if kept else None))
+    return few_long
 
 
 def _rejected(problem: documents.Problem, places: Places) -> str:

@@ -53,13 +53,13 @@ class Source:
 
     def texts(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[tuple[int, str]]:
         """Yield line number and text of each document; `tell` hears of each line that is left out, and why."""
-        parser = documents.Parser("text", LONGEST_LINE)
+        rules = documents.Rules("text", LONGEST_LINE)
         reader = lines.Reader(self.path, LONGEST_LINE)
         for block in reader:
-            found = parser.parse(block)
-            for problem in found.problems:
+            found = documents.read(rules, block)
+            for problem in found.problems(rules):
                 tell(f"left out: {reader.places.full(problem.line)}: {problem.reason}")
-            yield from zip(found.lines.tolist(), found.texts.to_pylist(), strict=True)
+            yield from zip(found.lines, found.strings().to_pylist(), strict=True)
 
 
 def train_tokenizer(sources: list[Source], size: int) -> Tokenizer:

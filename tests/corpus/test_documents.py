@@ -2,36 +2,41 @@
 
 import json
 import random
-import string
+import re
 import unicodedata
+from collections import Counter
+from hashlib import blake2b
+from itertools import pairwise
 
-import numpy as np
 import pytest
 from bad_input import BAD_LINES, LIMIT
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stages.lib.corpus import documents, lines, records
-from stages.lib.corpus.unusual import unusual_places
 
 
 def record(**fields):
     return json.dumps(fields, ensure_ascii=False).encode()
 
 
-def parse(content, field="text"):
-    return documents.Parser(field, LIMIT).parse(lines.Block(1, content, len(content)))
+def rules(field="text", most=None):
+    return documents.Rules(field, LIMIT, most)
+
+
+def parse(content, field="text", number=1):
+    return documents.read(rules(field), lines.Block(number, content, len(content)))
 
 
 def text_of(content, field="text", end=b"\n"):
     """The one text in a line, None if it is blank; raises what is wrong with it."""
     found = parse(content + end, field)
     assert found.count == 1
-    assert len(found.texts) + len(found.problems) + found.blank == 1
-    for problem in found.problems:
+    assert len(found.lines) + len(found.bad_lines) + found.blank == 1
+    for problem in found.problems(rules(field)):
         assert problem.content == content
         raise records.BadLine(problem.kind, problem.reason)
-    return None if found.blank else found.texts[0].as_py()
+    return None if found.blank else found.strings()[0].as_py()
 
 
 @pytest.mark.parametrize(
@@ -41,7 +46,7 @@ def text_of(content, field="text", end=b"\n"):
         "  spaces stay  \n",
         "tab\tand\r\nline ends",
         "<|endoftext|> is text like any other",
-        "\u2028 is no line end, \x85 neither",
+        "\u2028 is no line end, \x85 neither, nor \u2029",
         "é composed, e\u0301 not",
         "🐈 beyond the basic plane",
         '"text": "in text"',
@@ -85,109 +90,195 @@ def test_another_field_can_hold_the_text():
 
 def test_a_line_longer_than_a_block_is_known_by_its_size():
     block = lines.Block(7, b'{"text": "' + b"a" * LIMIT + b"\r\n", 123_456)
-    (problem,) = documents.Parser("text", LIMIT).parse(block).problems
+    (problem,) = documents.read(rules(), block).problems(rules())
     assert (problem.line, problem.kind) == (7, "line too long")
     assert "has 123454 bytes" in problem.reason
 
 
-def one_by_one(content, field="text"):
-    """What a block holds, as the careful parser sees it: (line, text or what is wrong) of all lines but blank ones."""
-    found = []
-    for number, line in enumerate(content.split(b"\n")[: content.count(b"\n") + (not content.endswith(b"\n"))], 1):
-        last = number > content.count(b"\n")
-        windows = line.endswith(b"\r") and not last
-        end = b"" if last else b"\r\n" if windows else b"\n"
-        line = line[:-1] if windows else line
+def test_when_there_are_enough_bad_lines_documents_are_still_told_from_them():
+    """What the message says of a file depends on whether it holds any."""
+    content = b"plain\n" * 9 + b'{"text": "a\n' + record(text="good") + b"\nplain\n"
+    found = documents.read(rules(most=3), lines.Block(1, content, len(content)))
+    assert found.bad_lines.tolist() == [1, 2, 3]
+    assert (found.lines, found.strings().to_pylist()) == ([11], ["good"])
+
+
+# Against a strict reader of its own: no code of the room
+
+
+class Refused(Exception):
+    pass
+
+
+def strict_object(pairs):
+    if len({name for name, _ in pairs}) < len(pairs):
+        raise Refused("a name twice")
+    return dict(pairs)
+
+
+def strict_constant(name):
+    raise Refused(name)
+
+
+LINES = rb"[^\n]*\n|[^\n]+\Z"
+STRICT = json.JSONDecoder(object_pairs_hook=strict_object, parse_constant=strict_constant)
+
+
+def strictly(line):
+    """The text of a line, None where it is blank; raises Refused where it holds none."""
+    if not line.strip(b" \t\n\r\x0b\x0c"):
+        return None
+    try:
+        found = STRICT.decode(line.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise Refused(error) from None
+    text = found.get("text") if isinstance(found, dict) else None
+    if not isinstance(text, str) or not text.strip() or len(line) > LIMIT:
+        raise Refused("no text")
+    for character in text:
+        kind = unicodedata.category(character)
+        if kind == "Cs" or (kind == "Cc" and character not in "\t\n\f\r\x85"):
+            raise Refused("no text's character")
+    return text
+
+
+def expected(content):
+    """Of all lines: the texts by line, the bad lines by number, how many are blank, and end as on Windows."""
+    texts, bad, blank, windows = {}, {}, 0, 0
+    for number, line in enumerate(re.findall(LINES, content), 1):
+        windows += line.endswith(b"\r\n")
+        line = re.sub(rb"\r?\n\Z", b"", line)
         try:
-            text = records.text_of(records.Line(number, line, end, len(line + end)), field, LIMIT)
+            text = strictly(line)
+            blank += text is None
             if text is not None:
-                records.refuse_control_characters(text)
-                found.append((number, text))
-        except records.BadLine as problem:
-            found.append((number, (problem.kind, str(problem), line)))
-    return found
+                texts[number] = text
+        except Refused:
+            bad[number] = line
+    return texts, bad, blank, windows
 
 
-def together(content, field="text"):
-    found = parse(content, field)
-    texts = list(zip(found.lines.tolist(), found.texts.to_pylist(), strict=True))
-    assert texts == sorted(texts)
-    assert [problem.line for problem in found.problems] == sorted(problem.line for problem in found.problems)
-    assert found.count == content.count(b"\n") + (not content.endswith(b"\n"))
-    assert found.blank == found.count - len(texts) - len(found.problems)
-    assert found.windows_line_ends == content.count(b"\r\n")
-    for text, unusual in zip(found.texts.to_pylist(), found.unusual.tolist(), strict=True):
-        if not unusual:
-            assert unicodedata.is_normalized("NFC", text)
-            assert all(character.isascii() for character in text if character.isspace())
-    problems = [(line, (*error, cut)) for line, *error, cut in found.problems]
-    return sorted([*texts, *problems], key=lambda one: one[0])
+def key(text):
+    return blake2b(" ".join(unicodedata.normalize("NFC", text).split()).encode(), digest_size=16).digest()
 
 
-def test_what_is_cut_out_of_a_block_is_what_the_parser_reads_line_by_line(monkeypatch):
-    """Thousands of lines, good ones with a few bytes changed, in blocks of one to six."""
-    drawn = random.Random(0)
-    careful = set()
-
-    def text_of(line, *how):
-        careful.add((lines_seen, int(line.number)))
-        return records.text_of(line, *how)
-
-    monkeypatch.setattr(documents, "text_of", text_of)
-    pieces = [b'"text"', b"text", b'"', b"\\", b"\\u0041", b"\\ud83d", b"\x7f", b"\xc2\x93", b"\xff", b"{", b"}", b":"]
-    pieces += [b",", b" ", b"NaN", b"\\b", b"null", "Ё".encode(), b"\xe2\x80\xa8", b"\x00", b"\r", b"[", b"1e400"]
-    pieces += [b"\xc2\xa0", b"\\n", b"\\/", b"\\t", b"\n", b"\r\n", b"e\xcc\x81", b'"}']
-    letters = string.ascii_letters + "ёЖ \n\t/\\\"'\u00a0\u2003"
-    lines_seen = 0
-    for _ in range(6000):
-        content = bytearray()
-        for _ in range(drawn.randrange(1, 7)):
-            text = "".join(drawn.choices(letters, k=drawn.randrange(1, 9)))
-            line = bytearray(json.dumps({"text": text}, ensure_ascii=drawn.random() < 0.1).encode())
-            for _ in range(max(0, drawn.randrange(-3, 3))):
-                at = drawn.randrange(len(line))
-                line[at : at + drawn.randrange(3)] = drawn.choice(pieces)
-            content += line + drawn.choice([b"\n", b"\n", b"\r\n"])
-        if drawn.random() < 0.2:
-            del content[-1:]
-        content = bytes(content)
-        assert together(content) == one_by_one(content), content
-        lines_seen += content.count(b"\n")
-    assert 0.2 < len(careful) / lines_seen < 0.8
+def check(content, cuts=()):
+    """What is read of a block, cut at these lines into several, is what the strict reader reads; returns how much."""
+    texts, bad, blank, windows = expected(content)
+    whole = re.findall(LINES, content)
+    bounds = [0, *sorted({cut % (len(whole) + 1) for cut in cuts} - {0, len(whole)}), len(whole)]
+    parts = [parse(b"".join(whole[start:end]), number=start + 1) for start, end in pairwise(bounds)]
+    found = {line: text for part in parts for line, text in zip(part.lines, part.strings().to_pylist(), strict=True)}
+    assert found == texts
+    assert [name for part in parts for name in part.keys] == list(map(key, texts.values()))
+    problems = [problem for part in parts for problem in part.problems(rules())]
+    assert {problem.line: problem.content for problem in problems} == bad
+    assert list(found) == sorted(found)
+    assert [problem.line for problem in problems] == sorted(problem.line for problem in problems)
+    sums = [
+        sum(column) for column in zip(*((one.count, one.blank, one.windows_line_ends) for one in parts), strict=True)
+    ]
+    assert sums == [len(whole), blank, windows]
+    return len(texts), len(bad)
 
 
-@given(
-    st.lists(
-        st.dictionaries(
-            st.text(max_size=5) | st.just("text"), st.text(max_size=9) | st.integers() | st.none(), max_size=3
-        ),
-        min_size=1,
-    ),
-    st.booleans(),
+PIECES = [
+    b'"text"',
+    b"text",
+    b'"',
+    b"\\",
+    b"\\u0041",
+    b"\\ud83d",
+    b"\\ude00",
+    b"\x7f",
+    b"\xc2\x93",
+    b"\xff",
+    b"{",
+    b"}",
+]
+PIECES += [b":", b",", b" ", b"NaN", b"\\b", b"null", "Ё".encode(), b"\xe2\x80\xa8", b"\xc2\x85", b"\x00", b"\r", b"["]
+PIECES += [b"]", b"1e400", b"-0", b"1" * 5000, b"\xc2\xa0", b"\\n", b"\\/", b"\\t", b"\n", b"\r\n", b"e\xcc\x81", b'"}']
+PIECES += [
+    b"\xef\xbb\xbf",
+    b'{"text": "',
+    b'"te\\u0078t": "a"',
+    b', "a": {"b": 1, "b": 2}',
+    b', "a": {"b": [1, "\\""]}',
+]
+PIECES += [b"<s>", b"\xed\xa0\xbd", b"\xe2\x80\xa9", b"\t", b'\\"', b"\\\\", b'{"text": "a"}\n']
+changes = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 2), st.sampled_from(PIECES)), max_size=3)
+objects = st.dictionaries(
+    st.just("text") | st.text(max_size=3), st.text(max_size=9) | st.integers() | st.none() | st.lists(st.text())
 )
-def test_any_objects_are_read_as_the_parser_reads_them(rows, ascii):
-    encoded = [json.dumps(row, ensure_ascii=ascii).encode("utf-8", "surrogatepass") for row in rows]
-    content = b"\n".join(encoded) + b"\n"
-    assert together(content) == one_by_one(content)
+
+
+@st.composite
+def blocks(draw, most):
+    """Good lines, some of them with a few bytes changed, and a few more of pieces alone."""
+    content = bytearray()
+    for _ in range(draw(st.integers(1, most))):
+        if draw(st.booleans()):
+            line = bytearray(b"".join(draw(st.lists(st.sampled_from(PIECES), max_size=6))))
+        else:
+            made = {"text": draw(st.text('aё \n"\\é\u00a0<', min_size=1, max_size=8))} | draw(objects)
+            line = bytearray(json.dumps(made, ensure_ascii=draw(st.booleans())).encode("utf-8", "surrogatepass"))
+            for place, size, piece in draw(changes):
+                place %= len(line) + 1
+                line[place : place + size] = piece
+        content += line + draw(st.sampled_from([b"\n", b"\n", b"\r\n"]))
+    return bytes(content if draw(st.booleans()) else content[:-1]) or b"\n"
+
+
+@given(blocks(most=6), st.lists(st.integers(0, 9), max_size=3))
+def test_every_line_is_read_as_a_strict_reader_reads_it(content, cuts):
+    check(content, cuts)
+
+
+def changed(drawn):
+    """A line with a text and perhaps more fields, with up to three changes."""
+    made = {"text": "".join(drawn.choices('aё \n"\\é\u00a0\u2028🐈/', k=drawn.randrange(1, 9)))}
+    if drawn.random() < 0.3:
+        made = {"id": drawn.randrange(9), **made, "tags": [{"a": 'b:"{'}, None]}
+    line = bytearray(json.dumps(made, ensure_ascii=drawn.random() < 0.2).encode())
+    for _ in range(max(0, drawn.randrange(-2, 4))):
+        at = drawn.randrange(len(line) + 1)
+        line[at : at + drawn.randrange(3)] = drawn.choice(PIECES)
+    return bytes(line) + drawn.choice([b"\n", b"\n", b"\r\n"])
+
+
+@pytest.mark.parametrize("count", [5000, pytest.param(150_000, marks=pytest.mark.slow)])
+def test_lines_with_changes_are_read_as_a_strict_reader_reads_them(count):
+    """Some half of them good, so that neither side is right by refusing all."""
+    drawn, sums = random.Random(count), Counter()
+    while sums["lines"] < count:
+        content = b"".join(changed(drawn) for _ in range(50))
+        good, bad = check(content, [drawn.randrange(50) for _ in range(3)])
+        sums.update(lines=content.count(b"\n"), good=good, bad=bad)
+    assert 0.3 < sums["good"] / sums["lines"] < 0.7
+    assert sums["bad"] / sums["lines"] > 0.2
+
+
+@pytest.mark.slow
+@settings(max_examples=25_000, deadline=None)
+@given(blocks(most=8), st.lists(st.integers(0, 9), max_size=3))
+def test_a_hundred_thousand_lines_are_read_as_a_strict_reader_reads_them(content, cuts):
+    check(content, cuts)
 
 
 @given(st.binary(min_size=1))
-def test_any_bytes_are_read_as_the_parser_reads_them(noise):
-    content = b'{"text": "a' + noise + b'"}\n{"text": "b"}\n'
-    assert together(content) == one_by_one(content)
+def test_any_bytes_are_read_as_a_strict_reader_reads_them(noise):
+    check(b'{"text": "a' + noise + b'"}\n{"text": "b"}\n')
 
 
-def test_what_needs_no_second_look_is_its_own_composition_and_no_white_space_beyond_ascii():
-    """For every character of Unicode, by itself and after letters that it might combine with."""
-    everything = [chr(point) for point in [*range(0xD800), *range(0xE000, 0x110000)]]
-    ends = np.cumsum([len(character.encode()) for character in everything])
-    places = unusual_places(np.frombuffer("".join(everything).encode(), np.uint8))
-    unusual = set(np.searchsorted(ends, places, side="right").tolist())
-    ordinary = [character for index, character in enumerate(everything) if index not in unusual]
-    for character in ordinary:
-        assert not character.isspace() or character in " \n\r"
-        assert unicodedata.category(character) != "Cc" or character in "\n\r"
-        for before in ("", *"aeoAоеиiuΑα<=(漢", "é", "ё"):
-            assert unicodedata.is_normalized("NFC", before + character)
-    letters = "абвгдеёжзийклмнопрстуфхцчшщъыьэюяabcdefghijklmnopqrstuvwxyzäöüßéèñçїєґўқ"
-    assert set(letters + letters.upper() + " .,:;!?—–-…«»„“”’\"'()№€₽%0123456789🐈漢αΩ") <= set(ordinary)
+def test_processes_read_what_one_reads(monkeypatch):
+    drawn, made, number = random.Random(0), [], 1
+    for _ in range(9):
+        content = b"".join(changed(drawn) for _ in range(200))
+        made.append(lines.Block(number, content, len(content)))
+        number += content.count(b"\n")
+    monkeypatch.setattr(documents.parallel, "processors", lambda: 2)
+    with documents.reading(rules(), documents._SMALL) as read:
+        shared = list(read(made))
+    with documents.reading(rules(), 0) as read:
+        assert list(read(made)) == shared
+    assert len(shared) == 9

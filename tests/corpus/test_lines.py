@@ -49,7 +49,8 @@ def test_a_line_too_long_is_never_held_whole(tmp_path, monkeypatch, block, lengt
     blocks = list(lines.Reader(path, 10))
     assert sum(one.size for one in blocks) == path.stat().st_size
     assert max(len(one.content) for one in blocks) <= 13 + max(block, 2 * block if block < 1000 else 1000)
-    problems = [problem for one in blocks for problem in documents.Parser("text", 10).parse(one).problems]
+    rules = documents.Rules("text", 10)
+    problems = [problem for one in blocks for problem in documents.read(rules, one).problems(rules)]
     (said,) = [problem.reason for problem in problems if problem.line == 2]
     assert (f"has {length} bytes" in said) == (length > 10)
     after = [(problem.line, problem.content) for problem in problems if problem.line > 2]

@@ -3,25 +3,26 @@
 A held-out document that shares a run of 13 words with a training document is no honest test: the model may have learned
 the run by heart. Words are compared in lower case and without punctuation. (Brown et al. 2020, appendix C.)
 
-Texts are taken some at a time and their runs looked up together, in operations on whole arrays. Memory is bounded: of a
-very large corpus only so many held-out documents are examined as have some two million runs.
+Cut a training document into parts of seven words, and any run of 13 has a whole part in it. So a run is looked up only
+where such a part may stand in a held-out document too. Memory is bounded: of a very large corpus only so many held-out
+documents are examined as have some two million runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cache
 from unicodedata import category
-
-import numpy as np
-import pyarrow as pa
-
-from stages.lib.corpus.characters import SEPARATOR, Kinds, code_points, joined
 
 RUN = 13  # words
 LIMIT = 2**21  # runs of held-out documents that are looked for
-_GROUP = 2**19  # characters that are worked on together: a word that they repeat is looked up once
+_PART = (RUN + 1) // 2  # words
+_GROUP = 2**19  # characters of held-out documents between two looks at the limit
+_SLOTS = 2**25
+_RARE = re.compile(r"[\U00010000-\U0010ffff]")  # characters beyond the basic plane
+_ASCII_ALONE = {point: " " for point in range(128) if not (chr(point).isalnum() or chr(point) == "_")}
 
 
 @dataclass(frozen=True)
@@ -40,171 +41,86 @@ class Leakage:
     leaks: list[Leak]
 
 
-class Words(NamedTuple):
-    """Words one after the other through some texts, by number (uint64); at which of them a run of 13 begins."""
-
-    numbers: np.ndarray
-    firsts: np.ndarray
-
-
-class Numbering:
-    """Numbers words from 1 on, each by itself: no two share a number."""
-
-    def __init__(self) -> None:
-        self._kinds = Kinds(_kind)
-        self._known: dict[bytes, int] = {}
-
-    def of(self, texts: list[str], learn: bool) -> tuple[Words, np.ndarray]:
-        """The words of those texts that have a run, and how many runs each of all texts has.
-
-        A word that is new gets a number if it is to `learn`, and is 0 otherwise.
-        """
-        characters = code_points(joined(texts).lower())
-        kinds = self._kinds.of(characters)
-        within = kinds == _WORD
-        edges = np.flatnonzero(np.diff(within, prepend=False, append=False))
-        starts, sizes = edges[::2], edges[1::2] - edges[::2]
-        lengths = np.diff(np.searchsorted(starts, np.flatnonzero(kinds == _SEPARATOR)), prepend=0)
-        counts = np.maximum(lengths - RUN + 1, 0)
-        if not counts.all():
-            long = np.repeat(counts > 0, lengths)  # of all words
-            within[within] = np.repeat(long, sizes)
-            sizes = sizes[long]
-        words = _array(characters[within], sizes).dictionary_encode()
-        different = words.dictionary.to_pylist()
-        if learn:
-            for word in different:
-                self._known.setdefault(word, len(self._known) + 1)
-        numbers = np.array([self._known.get(word, 0) for word in different], np.uint64)
-        # A run begins at every word of a text but its last twelve.
-        firsts = np.arange(counts.sum()) + np.repeat((RUN - 1) * (np.cumsum(counts > 0) - 1), counts)
-        return Words(numbers[words.indices.to_numpy()], firsts), counts
+def words_of(text: str) -> list[str]:
+    """The words of a text in lower case: letters, the marks on them, numbers and underscores."""
+    text = text.lower()
+    if text.isascii():
+        return text.translate(_ASCII_ALONE).split()
+    rare = any(category(character).startswith("M") for character in set(_RARE.findall(text)))
+    return _words(0x110000 if rare else 0x10000).findall(text)
 
 
-def _array(characters: np.ndarray, sizes: np.ndarray) -> pa.LargeBinaryArray:
-    """Words that stand one after the other in `characters` (uint32), each of so many characters."""
-    offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)]) * characters.itemsize
-    return pa.LargeBinaryArray.from_buffers(
-        pa.large_binary(), len(sizes), [None, pa.py_buffer(offsets), pa.py_buffer(characters)]
-    )
+@cache
+def _words(end: int) -> re.Pattern[str]:
+    """What finds words where no mark is from the code point `end` on: with all marks it takes ten times as long."""
+    marks = "".join(chr(point) for point in range(end) if category(chr(point)).startswith("M"))
+    return re.compile(rf"[\w{marks}]+")
 
 
-class Runs:
-    """Numbers the runs of 13 words in some texts, from 1 on, and finds these runs again in others.
+class HeldOut:
+    """The runs of held-out documents, and which of them were met in training documents.
 
-    Runs of two words are numbered first, as pairs of words; then those of four, as pairs of these, of eight, and of
-    13, two of eight that overlap (Karp, Miller and Rosenberg 1972). So nothing rests on a hash.
+    A run stands here as the hashes of its first and its last seven words, 128 bits together: these take 48 bytes of
+    memory, where the words would take 250.
     """
 
-    def __init__(self, words: Words) -> None:
-        """The runs that begin at `words.firsts`; `numbers` (int64) has one for each."""
-        self._pairs: list[_Index] = []
-        numbers = words.numbers
-        for step in _STEPS:
-            pairs, numbers = np.unique(_paired(numbers, step), return_inverse=True)
-            numbers = numbers.astype(np.uint64) + np.uint64(1)
-            self._pairs.append(_Index(pairs))
-        self.numbers = numbers[words.firsts].astype(np.int64)
+    def __init__(self) -> None:
+        self.total = 0  # runs
+        self._documents: list[tuple[int, list[int]]] = []  # line and runs
+        self._runs: set[int] = set()
+        self._met: set[int] = set()
+        # Which parts there are, by a few bits of their hashes: a set of two million would take 200 MB.
+        self._parts = bytearray(_SLOTS)
 
-    def found_in(self, words: Words) -> np.ndarray:
-        """The numbers of those runs that begin at `words.firsts`, as far as they are known."""
-        numbers = words.numbers
-        for step, known in zip(_STEPS, self._pairs, strict=True):
-            pairs, are_known = _paired(numbers, step), numbers > 0
-            both = np.flatnonzero(are_known[:-step] & are_known[step:])
-            numbers = np.zeros(len(pairs), np.uint64)
-            numbers[both] = known.find(pairs[both])
-        found = numbers[words.firsts].astype(np.int64)
-        return found[found > 0]
+    def add(self, line: int, text: str) -> None:
+        """Take in a held-out document, if it has a run at all."""
+        words = words_of(text)
+        if len(words) < RUN:
+            return
+        parts = _parts(words)
+        for part in parts:
+            self._parts[part % _SLOTS] = 1
+        runs = _runs(parts)
+        self._documents.append((line, runs))
+        self._runs.update(runs)
+        self.total += len(runs)
 
+    def look_through(self, text: str) -> None:
+        """Look for runs in a training document."""
+        words = words_of(text)
+        for start in range(0, len(words) - _PART + 1, _PART):
+            if self._parts[hash(tuple(words[start : start + _PART])) % _SLOTS]:
+                around = words[max(0, start + _PART - RUN) : start + RUN]
+                self._met.update(self._runs.intersection(_runs(_parts(around))))
 
-class _Index:
-    """Different keys (uint64, above 0), numbered from 1 on in their order: a hash table with linear probing."""
-
-    def __init__(self, keys: np.ndarray) -> None:
-        self._keys = np.concatenate([np.zeros(1, np.uint64), keys])
-        self._bits = (2 * len(keys)).bit_length()
-        self._table = np.zeros(2**self._bits, np.uint32)
-        numbers, slots = np.arange(1, len(keys) + 1), self._slots(keys)
-        while len(numbers):
-            free = self._table[slots] == 0
-            self._table[slots[free]] = numbers[free]
-            left = self._table[slots] != numbers  # another key has the slot
-            numbers, slots = numbers[left], self._next(slots[left])
-
-    def find(self, keys: np.ndarray) -> np.ndarray:
-        """The number of each of these keys, 0 for those that are not there. Keys are compared in full."""
-        numbers = self._table[slots := self._slots(keys)]
-        others = np.flatnonzero(self._keys[numbers] != keys)
-        slots = slots[others]
-        while len(others):
-            taken = numbers[others] > 0
-            others, slots = others[taken], self._next(slots[taken])
-            numbers[others] = self._table[slots]
-            differ = self._keys[numbers[others]] != keys[others]
-            others, slots = others[differ], slots[differ]
-        return numbers
-
-    def _slots(self, keys: np.ndarray) -> np.ndarray:
-        # Multiplied by 2^64 over the golden ratio (Knuth, The Art of Computer Programming 3, 6.4).
-        return ((keys * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - self._bits)).astype(np.int64)
-
-    def _next(self, slots: np.ndarray) -> np.ndarray:
-        return (slots + 1) % len(self._table)
-
-
-_STEPS = (1, 2, 4, 5)  # from the first to the second of a pair, so that its words are 2, 4, 8 and 13
-
-
-def _paired(numbers: np.ndarray, step: int) -> np.ndarray:
-    """Each number (below 2^32) and the one `step` further on, as one."""
-    return numbers[:-step] << np.uint64(32) | numbers[step:]
-
-
-_WORD, _OTHER, _SEPARATOR = 1, 2, 3
-
-
-def _kind(character: str) -> int:
-    if character == SEPARATOR:
-        return _SEPARATOR
-    return _WORD if category(character)[0] in "LNM" or character == "_" else _OTHER
+    def leakage(self) -> Leakage:
+        """What was found so far."""
+        shares = ((line, sum(map(self._met.__contains__, runs)) / len(runs)) for line, runs in self._documents)
+        leaks = [Leak(line, share) for line, share in shares if share]
+        return Leakage(len(self._documents), sorted(leaks, key=lambda leak: (-leak.share, leak.line)))
 
 
 def measure(held_out: Iterable[tuple[int, str]], training: Iterable[str], limit: int = LIMIT) -> Leakage:
     """Look for the runs of held-out documents, each given as line and text, in the texts of the training documents."""
-    numbering = Numbering()
-    lines, parts, counts, total, before = [], [], [], 0, 0
-    for group in _groups((text, line) for line, text in held_out):
-        words, found = numbering.of([text for text, _ in group], learn=True)
-        lines.extend(line for _, line in group)
-        parts.append(Words(words.numbers, words.firsts + before))
-        counts.append(found)
-        total, before = total + len(words.firsts), before + len(words.numbers)
-        if total >= limit:
-            break
-    if not total:
-        return Leakage(0, [])
-    runs = Runs(Words(*map(np.concatenate, zip(*parts, strict=True))))
-    seen = np.zeros(runs.numbers.max() + 1, dtype=bool)
-    for group in _groups((text,) for text in training):
-        words, _ = numbering.of([text for (text,) in group], learn=False)
-        seen[runs.found_in(words)] = True
-    counts = np.concatenate(counts)
-    examined = np.flatnonzero(counts)
-    starts = (np.cumsum(counts) - counts)[examined]
-    shares = np.add.reduceat(seen[runs.numbers].astype(np.int64), starts) / counts[examined]
-    leaks = [Leak(lines[index], share) for index, share in zip(examined, shares.tolist(), strict=True) if share]
-    return Leakage(len(examined), sorted(leaks, key=lambda leak: (-leak.share, leak.line)))
-
-
-def _groups(documents: Iterable[tuple]) -> Iterator[list[tuple]]:
-    """Documents, each a tuple that begins with its text, in groups of some `_GROUP` characters."""
-    group, size = [], 0
-    for document in documents:
-        group.append(document)
-        size += len(document[0])
+    found, size = HeldOut(), 0
+    for line, text in held_out:
+        found.add(line, text)
+        size += len(text)
         if size >= _GROUP:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+            if found.total >= limit:
+                break
+            size = 0
+    if found.total:
+        for text in training:
+            found.look_through(text)
+    return found.leakage()
+
+
+def _parts(words: list[str]) -> list[int]:
+    """A hash of the seven words from each one on."""
+    return [hash(tuple(words[start : start + _PART])) for start in range(len(words) - _PART + 1)]
+
+
+def _runs(parts: list[int]) -> list[int]:
+    """Each run, by the two parts that overlap in its middle word."""
+    return [(first << 64) + last for first, last in zip(parts, parts[RUN - _PART :], strict=False)]

@@ -16,6 +16,7 @@ from stages.lib.corpus.formats import BOM, convert
 
 # Control characters that no text holds on purpose: all but tab, line feed, form feed, carriage return and next line.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
+_SURROGATE = re.compile(r"[\ud800-\udfff]")
 # The letters that Russian uses most, by which a guess at an encoding is judged.
 _FREQUENT = frozenset("оеаинтсрвл")
 # A line may be as long as the corpus: of the parts of one that are no use, no more than this is looked at or shown.
@@ -45,10 +46,7 @@ class Line(NamedTuple):
 
 
 def text_of(line: Line, field: str, max_bytes: int) -> str | None:
-    """The string in a line's `field`, exactly as written there, or None for a blank line.
-
-    Raises BadLine, for whatever is wrong but control characters: see `refuse_control_characters`.
-    """
+    """The string in a line's `field`, exactly as written there, or None for a blank line. Raises BadLine."""
     content = line.content
     if (length := line.size - len(line.end)) > max_bytes:
         raise BadLine(
@@ -74,28 +72,20 @@ def text_of(line: Line, field: str, max_bytes: int) -> str | None:
         raise BadLine("not a string", f'field "{printable(field)}" is a JSON {_type(text)}, not a string')
     if not text or text.isspace():
         raise BadLine("empty text", f'field "{printable(field)}" is empty: remove the line')
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        raise BadLine(
-            "lone surrogate", f"half a surrogate pair at character {error.start + 1} of the text: remove it"
-        ) from None
-    return text
-
-
-def refuse_control_characters(text: str) -> None:
-    """Raise BadLine when a text has a character that is no text."""
+    if b"\\u" in content and (half := _SURROGATE.search(text)):
+        raise BadLine("lone surrogate", f"half a surrogate pair at character {half.start() + 1} of the text: remove it")
     if bad := _CONTROL.search(text):
         raise BadLine(
             "control character",
             f"U+{ord(bad[0]):04X} is a control character, at {bad.start() + 1} of the text: remove it",
         )
+    return text
 
 
 def _load(source: str, line: Line) -> Any:
     """The JSON value of a line. Raises BadLine."""
     try:
-        return json.loads(source, object_pairs_hook=_object, parse_constant=_no_constant)
+        return _DECODER.decode(source)
     except json.JSONDecodeError as error:
         kind, reason = _explain_json(source, line, error)
         raise BadLine(kind, f"not JSON at column {error.colno}: {reason}") from None
@@ -117,6 +107,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise BadLine("not JSON", f"{name} is not JSON: write null or a number")
+
+
+# Made once: json.loads makes one a call, which takes longer than to read a short line.
+_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
 
 
 def _type(value: Any) -> str:

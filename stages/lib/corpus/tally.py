@@ -32,7 +32,7 @@ class Tally:
         """Take in what a block holds, but for its bad lines."""
         self.lines += found.count
         self.blank += found.blank
-        self.documents += len(found.texts)
+        self.documents += len(found.lines)
         self.windows_line_ends += found.windows_line_ends
 
     def reject(self, problem: Problem) -> None:
