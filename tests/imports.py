@@ -19,12 +19,15 @@ def imports_of(path: Path) -> list[str]:
 
 
 def imported_modules(path: Path) -> set[Path]:
-    """Every module of ours that the file imports, directly or through another, and the packages around them."""
+    """Every module of ours that the file imports, directly or through another, and the file itself.
+
+    A package around them counts where there is more in it than what it says of itself.
+    """
     found: set[Path] = set()
     queue = [path]
     while queue:
         path = queue.pop()
-        if path in found:
+        if path in found or (path.name == "__init__.py" and is_only_described(path)):
             continue
         found.add(path)
         for name in imports_of(path):
@@ -35,8 +38,14 @@ def imported_modules(path: Path) -> set[Path]:
     return found
 
 
+def is_only_described(path: Path) -> bool:
+    """Whether a file holds nothing but its docstring."""
+    tree = ast.parse((HOME / path).read_text(encoding="utf-8"))
+    return len(tree.body) == (ast.get_docstring(tree) is not None)
+
+
 def whole_rooms(modules: set[Path]) -> set[Path]:
     """The same with the folder of a room in the place of its modules, wherever they are all there."""
     rooms = {path.parent for path in modules if path.parent.parent == Path("stages/lib")}
-    whole = {room for room in rooms if {path.relative_to(HOME) for path in (HOME / room).glob("*.py")} <= modules}
+    whole = {room for room in rooms if {one.relative_to(HOME) for one in (HOME / room).glob("[!_]*.py")} <= modules}
     return whole | {path for path in modules if path.parent not in whole}
