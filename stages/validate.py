@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from itertools import compress
@@ -12,10 +13,13 @@ import numpy as np
 import pyarrow as pa
 
 from stages.lib.common import cli, files, params
-from stages.lib.corpus import documents, leakage, lines, splits
+from stages.lib.corpus import documents, lines, splits
+from stages.lib.corpus.collected import Collected
 from stages.lib.corpus.description import Description
 from stages.lib.corpus.places import Places
 from stages.lib.corpus.tally import Tally
+from stages.lib.overlap import leakage, near_duplicates
+from stages.lib.overlap.near_duplicates import Bands
 
 OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
@@ -30,14 +34,13 @@ FEW_DOCUMENTS, LONG_DOCUMENT = 20, 10_000
 def main() -> None:
     """Write `data/validated/`, `data/rejected.jsonl`, `logs/validate.json` and `logs/lengths.tsv`."""
     settings = params.load()
-    path = settings.corpus.path
     with files.new_folder(OUTPUT) as folder, files.new_file(REJECTED) as rejected:
         figures, histogram, reader = validated(settings, folder, rejected)
         figures["leakage"] = leaking(folder)
         reader.refuse_changes()  # as late as can be: DVC looks at the corpus when the stage has ended
     files.write_tsv(LENGTHS, ["from", "to", "documents"], histogram)
     files.write_json(FIGURES, figures)
-    _summary(path, figures, reader.places)
+    _summary(settings, figures, reader.places)
 
 
 def validated(
@@ -46,25 +49,99 @@ def validated(
     """Fill `folder` and the file of rejected lines; return figures, the histogram of lengths, and what was read."""
     rules = settings.validate_
     reader = lines.Reader(settings.corpus.path, rules.max_line_bytes)
-    tally, description = Tally(settings.corpus.path, settings.corpus.text_field, reader.places), Description()
+    tally, marks = Tally(settings.corpus.path, settings.corpus.text_field, reader.places), dict[int, list[str]]()
+    with Collected(folder / "documents.arrow", Bands.of(rules.similarity).count) as collected:
+        _collect(settings, reader, tally, collected, marks, folder, rejected)
+        firsts, alike = _near_duplicates(collected, rules, folder)
+        with splits.Writer(folder) as writer:
+            description = _divide(collected, firsts, marks, rules, writer)
+    reader.places.write(folder / "files.tsv")
+    few_long = _refuse_nothing_to_train_on(writer, tally)
+    kept = sum(writer.documents.values())
+    figures = (
+        tally.figures(kept)
+        | {"near_duplicates": alike}
+        | writer.figures()
+        | {"few_long_documents": few_long}
+        | description.figures()
+    )
+    return figures, description.histogram(), reader
+
+
+def _collect(
+    settings: params.Params,
+    reader: lines.Reader,
+    tally: Tally,
+    collected: Collected,
+    marks: dict[int, list[str]],
+    folder: Path,
+    rejected: Path,
+) -> None:
+    """Read the corpus into `collected`, each document once, with the marks of other tools by line."""
     met: dict[bytes, int] = {}
     with (
-        splits.Writer(folder) as writer,
         open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
         closing(_blocks(settings, reader, tally, rejected)) as blocks,
     ):
         duplicates.write("line\tduplicate_of\n")
         for found in blocks:
-            new = _are_new(found, met, duplicates, tally)
-            numbers, keys = list(compress(found.lines, new)), compress(found.keys, new)
-            texts = found.strings().filter(pa.array(np.array(new, bool)))
-            writer.add(texts, np.array(numbers), _splits_of(keys, rules))
-            description.add(texts, numbers, found.marks)
-    reader.places.write(folder / "files.tsv")
-    few_long = _refuse_nothing_to_train_on(writer, tally)
-    kept = sum(writer.documents.values())
-    figures = tally.figures(kept) | writer.figures() | {"few_long_documents": few_long} | description.figures()
-    return figures, description.histogram(), reader
+            new = np.array(_are_new(found, met, duplicates, tally), bool)
+            own = _splits_of(compress(found.keys, new), settings.validate_)
+            collected.add(found.strings().filter(pa.array(new)), compress(found.lines, new), own, found.signatures[new])
+            marks |= found.marks
+    collected.complete()
+
+
+def _near_duplicates(
+    collected: Collected, rules: params.Validate, folder: Path
+) -> tuple[np.ndarray, dict[str, float | int]]:
+    """For each document the place of the first one that it is nearly the same as, and figures; names all pairs."""
+    texts, numbers = collected.texts(), collected.lines
+    counts = Counter[str]()
+    with (
+        open(folder / "near_duplicates.tsv", "w", encoding="utf-8") as named,
+        cli.progress("near-duplicates", len(texts), " documents") as bar,
+    ):
+        named.write("line\tnear_duplicate_of\tsimilarity\n")
+
+        def pairs() -> Iterator[near_duplicates.Pair]:
+            signed = collected.take_signatures()
+            for pair in near_duplicates.pairs(signed, lambda place: texts[place].as_py(), rules.similarity):
+                named.write(f"{numbers[pair.second]}\t{numbers[pair.first]}\t{pair.similarity:.4f}\n")
+                counts["pairs"] += 1
+                bar.update(pair.second - bar.n)
+                yield pair
+
+        firsts = np.array(near_duplicates.firsts(len(texts), pairs()))
+    others = int((firsts != np.arange(len(firsts))).sum())
+    left_out = others if rules.near_duplicates == "drop" else 0
+    return firsts, {
+        "similarity": rules.similarity,
+        "pairs": counts["pairs"],
+        "documents": others,
+        "left_out": left_out,
+    }
+
+
+def _divide(
+    collected: Collected,
+    firsts: np.ndarray,
+    marks: dict[int, list[str]],
+    rules: params.Validate,
+    writer: splits.Writer,
+) -> Description:
+    """Write each document into the split of the first one that it is nearly the same as."""
+    description = Description()
+    numbers, own = collected.lines, collected.splits
+    for places, texts in collected.chunks():
+        of_first = own[firsts[places]]
+        kept = np.ones(len(texts), bool)
+        if rules.near_duplicates == "drop":
+            kept = firsts[places] == np.arange(places.start, places.stop)
+        texts, lines_kept = texts.filter(pa.array(kept)), numbers[places][kept]
+        writer.add(texts, lines_kept, of_first[kept])
+        description.add(texts, lines_kept.tolist(), marks)
+    return description
 
 
 def _are_new(found: documents.Documents, met: dict[bytes, int], duplicates: TextIO, tally: Tally) -> list[bool]:
@@ -94,7 +171,10 @@ def _blocks(
     path, fail = settings.corpus.path, settings.validate_.on_error == "fail"
     total = lines.size(path)
     rules = documents.Rules(
-        settings.corpus.text_field, settings.validate_.max_line_bytes, most=ENOUGH if fail else None
+        field=settings.corpus.text_field,
+        max_bytes=settings.validate_.max_line_bytes,
+        most=ENOUGH if fail else None,
+        bands=Bands.of(settings.validate_.similarity),
     )
     with (
         open(rejected_path, "w", encoding="utf-8") as rejected,
@@ -160,9 +240,12 @@ def leaking(folder: Path) -> dict[str, Any]:
     }
 
 
-def _summary(path: str, figures: dict, places: Places) -> None:
+def _summary(settings: params.Params, figures: dict, places: Places) -> None:
     counts = ", ".join(f"{figures[name]} {name}" for name in ("kept", "duplicates", "rejected", "blank"))
-    cli.say(f"validate: {cli.printable(path)}: {figures['lines']} lines: {counts}")
+    alike = figures["near_duplicates"]
+    if alike["left_out"]:
+        counts += f", {alike['left_out']} near-duplicates"
+    cli.say(f"validate: {cli.printable(settings.corpus.path)}: {figures['lines']} lines: {counts}")
     for kind, count in figures["rejected_by_kind"].items():
         cli.say(f"  rejected: {count} {kind}")
     if 0 < figures["windows_line_ends"] < figures["lines"] - 1:
@@ -183,6 +266,12 @@ def _summary(path: str, figures: dict, places: Places) -> None:
         cli.say(f"  the {name}: {one['characters']} characters, line {places.short(one['line'])}")
     scripts = ", ".join(f"{share:.1%} {name}" for name, share in figures["scripts"].items())
     cli.say(f"  letters: {scripts or 'none'}")
+    if alike["documents"] and settings.validate_.near_duplicates == "report":
+        cli.say(
+            f"  near-duplicates: {_documents(alike)} with {alike['similarity']:.0%} or more of an earlier one's runs of "
+            f"words: {OUTPUT}/near_duplicates.tsv names them. They stay, in the split of that one; "
+            "validate.near_duplicates: drop leaves them out"
+        )
     leaking = figures["leakage"]
     if leaking["leaking_documents"]:
         worst = ", ".join(places.short(one["line"]) for one in leaking["worst"])

@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import combinations
 
 import pyarrow as pa
 import pytest
@@ -20,6 +21,7 @@ from pyarrow import parquet
 from stages import validate
 from stages.lib.common import files
 from stages.lib.common.cli import UserError
+from stages.lib.corpus import splits
 from stages.lib.corpus.places import Places
 
 GOOD = ['{"text": "Первый хороший документ."}', '{"text": "Второй хороший документ."}', '{"text": "Третий."}']
@@ -433,7 +435,10 @@ def test_leaking_documents_are_named_by_line(project):
     project.set(validate__validation_fraction="0.2", validate__test_fraction="0.2")
     shared_run = " ".join(f"слово{number}" for number in range(20))
     texts = [f"Случай {number} на реке, и никто не знал о нём" for number in range(80)]
-    project.write_corpus([text + f" {shared_run}" * (index % 4 == 0) for index, text in enumerate(texts)])
+    own = [" ".join(f"дело{index}я{number}" for number in range(20)) for index in range(len(texts))]  # or all are alike
+    project.write_corpus(
+        [f"{text} {own[index]}" + f" {shared_run}" * (index % 4 == 0) for index, text in enumerate(texts)]
+    )
     output = project.ok("python", "-m", "stages.validate")
     leakage = project.json("logs/validate.json")["leakage"]
     held_out = []
@@ -445,6 +450,78 @@ def test_leaking_documents_are_named_by_line(project):
     assert leakage["leaking_documents"] == len(expected)
     assert {one["line"] for one in leakage["worst"]} <= expected
     assert f"leakage: {len(expected)} of " in output
+
+
+# Near-duplicates
+
+
+def edited(text, number):
+    """The text once more, with one word changed."""
+    words = text.split()
+    words[number % len(words)] = f"иначе{number}"
+    return " ".join(words)
+
+
+def with_copies(count=60, every=3):
+    """Documents of a hundred words, each followed by edited copies or by none, and the lines of each group."""
+    texts, groups = [], []
+    for index in range(count):
+        original = " ".join(f"слово{index}я{number}" for number in range(100))
+        group = [original, *(edited(original, 7 * number) for number in range(index % every))]
+        groups.append(list(range(len(texts) + 1, len(texts) + len(group) + 1)))
+        texts += group
+    return texts, groups
+
+
+def split_of_lines(project):
+    return {
+        line: split
+        for split in ("train", "validation", "test")
+        for batch in splits.read_documents(project.path("data/validated"), split)
+        for line in batch["line"].to_pylist()
+    }
+
+
+@pytest.mark.parametrize("how", ["report", "keep", "drop"])
+def test_near_duplicates_fall_into_the_split_of_the_first_of_them_or_are_left_out(project, how):
+    texts, groups = with_copies()
+    project.write_corpus([texts[group[0] - 1] for group in groups])
+    project.set(validate__validation_fraction="0.25", validate__test_fraction="0.25")
+    project.ok("python", "-m", "stages.validate")
+    alone = split_of_lines(project)
+    project.write_corpus(texts)
+    project.set(validate__near_duplicates=how)
+    output = project.ok("python", "-m", "stages.validate")
+    found = split_of_lines(project)
+    for number, group in enumerate(groups, 1):
+        assert [found.get(line) for line in group] == [alone[number]] + [
+            None if how == "drop" else alone[number] for _ in group[1:]
+        ]
+    copies = len(texts) - len(groups)
+    figures = project.json("logs/validate.json")
+    alike = figures["near_duplicates"]
+    assert (alike["documents"], alike["left_out"]) == (copies, copies if how == "drop" else 0)
+    assert figures["lines"] == figures["kept"] + alike["left_out"] == len(texts)
+    assert figures["kept"] == sum(figures[split]["documents"] for split in splits.SPLITS) == len(found)
+    assert (f"near-duplicates: {copies} documents" in output) == (how == "report")
+    named = files.read_tsv(project.path("data/validated/near_duplicates.tsv"))
+    pairs = {(int(row["near_duplicate_of"]), int(row["line"])) for row in named}
+    assert pairs == {pair for group in groups for pair in combinations(group, 2)}
+    assert len(pairs) == alike["pairs"]
+    assert all(0.8 <= float(row["similarity"]) < 1 for row in named)
+    assert sorted(path.name for path in project.path("data/validated").iterdir()) == [
+        *("duplicates.tsv", "files.tsv", "near_duplicates.tsv", "test.arrow", "train.arrow", "validation.arrow"),
+    ]
+
+
+def test_how_similar_is_for_the_settings_to_say(project):
+    texts, groups = with_copies(count=12)
+    project.write_corpus(texts)
+    project.set(
+        validate__similarity="0.99"
+    )  # a changed word in a hundred changes five runs of 96, or fewer at the ends
+    project.ok("python", "-m", "stages.validate")
+    assert project.json("logs/validate.json")["near_duplicates"]["documents"] == 0
 
 
 # Tokens

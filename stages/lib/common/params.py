@@ -84,6 +84,8 @@ class Validate(Section):
     """How the corpus is checked and divided."""
 
     on_error: Literal["fail", "skip"]
+    near_duplicates: Literal["report", "drop", "keep"]
+    similarity: Annotated[float, Field(ge=0.5, le=1)]
     validation_fraction: Share
     test_fraction: Share
     split_seed: Seed

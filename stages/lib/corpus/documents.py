@@ -18,12 +18,15 @@ from hashlib import blake2b
 from itertools import accumulate
 from typing import NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from stages.lib.common import parallel
 from stages.lib.corpus import description
 from stages.lib.corpus.lines import Block
 from stages.lib.corpus.records import BadLine, Line, text_of
+from stages.lib.overlap import near_duplicates
+from stages.lib.overlap.near_duplicates import Bands
 
 _SMALL = 60_000_000  # bytes of a corpus below which further processes cost more time than they save
 # Two different ones among 100 million documents have these bytes of a key in common with a probability of 2e-11.
@@ -33,12 +36,14 @@ _TOLD_BY = 11
 class Rules(NamedTuple):
     """How lines are read: the field that holds the text, and the most bytes that a line may have.
 
-    When a block has `most` bad lines, no more of them are looked for in it.
+    When a block has `most` bad lines, no more of them are looked for in it. With `bands` documents are signed, so that
+    near-duplicates are found.
     """
 
     field: str
     max_bytes: int
     most: int | None = None
+    bands: Bands | None = None
 
 
 class Problem(NamedTuple):
@@ -59,8 +64,8 @@ class Documents:
 
     `texts` are UTF-8, one after the other, of as many bytes as `sizes` says: see `strings`. `marks` has those of other
     tools, by the line of the document they are in. `bad` has the bad lines, one after the other, `bad_lines` their
-    numbers, `bad_sizes` their bytes in the file. Further how many lines there are in all, how many are `blank`, and how
-    many end as on Windows.
+    numbers, `bad_sizes` their bytes in the file. `signatures` are uint32 [documents, bands]. Further how many lines
+    there are in all, how many are `blank`, and how many end as on Windows.
     """
 
     texts: bytearray = field(default_factory=bytearray)
@@ -68,6 +73,7 @@ class Documents:
     lines: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     marks: dict[int, list[str]] = field(default_factory=dict)
+    signatures: np.ndarray | None = None
     bad: bytearray = field(default_factory=bytearray)
     bad_lines: array[int] = field(default_factory=partial(array, "q"))
     bad_sizes: array[int] = field(default_factory=partial(array, "q"))
@@ -124,6 +130,8 @@ def read(rules: Rules, block: Block) -> Documents:
         except BadLine:
             if not enough:
                 found._add_bad(line)
+    if rules.bands:
+        found.signatures = near_duplicates.signatures(found.strings().to_pylist(), rules.bands)
     return found
 
 

@@ -10,19 +10,16 @@ documents are examined as have some two million runs.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import cache
-from unicodedata import category
+
+from stages.lib.overlap.words import words_of
 
 RUN = 13  # words
 LIMIT = 2**21  # runs of held-out documents that are looked for
 _PART = (RUN + 1) // 2  # words
 _GROUP = 2**19  # characters of held-out documents between two looks at the limit
 _SLOTS = 2**25
-_RARE = re.compile(r"[\U00010000-\U0010ffff]")  # characters beyond the basic plane
-_ASCII_ALONE = {point: " " for point in range(128) if not (chr(point).isalnum() or chr(point) == "_")}
 
 
 @dataclass(frozen=True)
@@ -39,22 +36,6 @@ class Leakage:
 
     examined: int
     leaks: list[Leak]
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text in lower case: letters, the marks on them, numbers and underscores."""
-    text = text.lower()
-    if text.isascii():
-        return text.translate(_ASCII_ALONE).split()
-    rare = any(category(character).startswith("M") for character in set(_RARE.findall(text)))
-    return _words(0x110000 if rare else 0x10000).findall(text)
-
-
-@cache
-def _words(end: int) -> re.Pattern[str]:
-    """What finds words where no mark is from the code point `end` on: with all marks it takes ten times as long."""
-    marks = "".join(chr(point) for point in range(end) if category(chr(point)).startswith("M"))
-    return re.compile(rf"[\w{marks}]+")
 
 
 class HeldOut:

@@ -152,7 +152,7 @@ def firsts(count: int, found: Sequence[Pair]) -> array[int]:
 
 
 def _link(signed: np.ndarray) -> np.ndarray:
-    """In the place of each number that of the document before with the same one in this band: its place + 1, 0: none."""
+    """Put in each number's place that of the document before with the same number in this band, + 1; 0 for none."""
     for band in range(signed.shape[1]):
         column = signed[:, band]
         order = np.argsort(column, kind="stable")

@@ -7,7 +7,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib.corpus import leakage
+from stages.lib.overlap import leakage
 
 
 def plain_runs(text):
