@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from stages.lib.model.scoring import IGNORE
+from stages.lib.rows.packing import IGNORE
 
 
 def open_rows(folder: str | Path, split: str) -> Dataset:

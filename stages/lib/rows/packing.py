@@ -12,12 +12,14 @@ memory; it fills rows nearly as well as the whole corpus at once would.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
 WINDOW = 4_000_000  # tokens that are packed together
+IGNORE = -100  # the label of a token that is not to be predicted
 
 
 @dataclass(frozen=True)
@@ -95,91 +97,69 @@ def _pack_window(window: list[Document], max_length: int) -> list[Row]:
         *full, end = segments(document, max_length)
         rows.extend([segment] for segment in full)
         ends.append(end)
-    full_rows = len(rows)
-
-    waiting = _Waiting(ends, max_length)
-    while waiting:
-        row = [waiting.take(waiting.longest(max_length))]
+    waiting = _Waiting(ends)
+    while waiting.lengths:
+        row = [waiting.take(waiting.lengths[-1])]
         room = max_length - len(row[0].ids)
         while chosen := waiting.best_for(room):
-            row += [waiting.take(length) for length in chosen]
+            row += map(waiting.take, chosen)
             room -= sum(chosen)
-        rows.append(row)
-
-    for row in rows[full_rows:]:
-        row.sort(key=lambda segment: segment.line)
+        rows.append(sorted(row, key=lambda segment: segment.line))
     # A stable sort: a document's full rows stay in order and before the row that holds its end.
     return sorted(rows, key=lambda row: row[-1].line)
 
 
 class _Waiting:
-    """The segments that have no row yet, by length.
+    """The segments that have no row yet, by length; `lengths` are those that there are, in order."""
 
-    Bit n of `present` is set when there is one of n tokens, and bit max_length - n of `mirrored`. So the pairs of
-    lengths that add up to a number are one operation on integers away, however many segments wait.
-    """
-
-    def __init__(self, segments: list[Segment], max_length: int) -> None:
-        self._by_length: list[list[Segment]] = [[] for _ in range(max_length + 1)]
+    def __init__(self, segments: list[Segment]) -> None:
+        self._by_length: dict[int, list[Segment]] = {}
         for segment in reversed(segments):  # so that of equally long ones the first in the corpus is taken first
-            self._by_length[len(segment.ids)].append(segment)
-        self._max_length = max_length
-        self._present = sum(1 << length for length, found in enumerate(self._by_length) if found)
-        self._mirrored = sum(1 << (max_length - length) for length, found in enumerate(self._by_length) if found)
-
-    def __bool__(self) -> bool:
-        return self._present > 0
+            self._by_length.setdefault(len(segment.ids), []).append(segment)
+        self.lengths = sorted(self._by_length)
 
     def take(self, length: int) -> Segment:
         """Hand out a segment of this length."""
         found = self._by_length[length]
-        segment = found.pop()
-        if not found:
-            self._present ^= 1 << length
-            self._mirrored ^= 1 << (self._max_length - length)
-        return segment
-
-    def longest(self, room: int) -> int:
-        """The greatest length that fits, 0 if none does."""
-        fitting = self._present & ((2 << room) - 1)
-        return max(fitting.bit_length() - 1, 0)
+        if len(found) == 1:
+            del self._by_length[length]
+            self.lengths.remove(length)
+        return found.pop()
 
     def best_for(self, room: int) -> tuple[int, ...]:
         """The one, two or three lengths that leave the least room, the fewest of those; () if none fits."""
-        longest = self.longest(room)
-        if not longest or room > 3 * longest:
-            return (longest,) if longest else ()
-        left = ()
-        for total in range(room, longest - 1, -1):
-            left = (total,) if self._present >> total & 1 else self._pair(total)
-            if left:
-                break
-        for total in range(room, sum(left), -1):
-            if three := self._three(total):
-                return three
-        return left
+        fitting = bisect_right(self.lengths, room)
+        if not fitting:
+            return ()
+        longest = self.lengths[fitting - 1]
+        if room > 3 * longest:
+            return (longest,)
+        pairs = map(self._pair, range(min(room, 2 * longest), longest, -1))
+        best = next(filter(None, pairs), (longest,))
+        threes = map(self._three, range(room, sum(best), -1))
+        return next(filter(None, threes), best)
 
-    def _pair(self, total: int, without: int = 0) -> tuple[int, ...]:
-        """Two lengths that add up to `total`, as even as can be: the short ones are wanted for later rows."""
-        half = (total + 1) // 2
-        greater = (self._present & self._mirrored >> (self._max_length - total)) >> half << half
-        while greater:
-            length = (greater & -greater).bit_length() - 1
-            pair = (length, total - length)
-            if all(len(self._by_length[one]) >= pair.count(one) + (one == without) for one in pair):
+    def _pair(self, total: int, beside: int = 0) -> tuple[int, ...]:
+        """Two lengths that add up to `total`, as even as can be: the short ones are wanted for later rows.
+
+        `beside` is a length of which one segment is spoken for.
+        """
+        for at in range(bisect_left(self.lengths, (total + 1) // 2), len(self.lengths)):
+            pair = (self.lengths[at], total - self.lengths[at])
+            if pair[1] < self.lengths[0]:
+                break
+            if all(len(self._by_length.get(one, ())) >= pair.count(one) + (one == beside) for one in pair):
                 return pair
-            greater &= greater - 1
         return ()
 
     def _three(self, total: int) -> tuple[int, ...]:
-        """Three lengths that add up to `total`."""
-        least = (total + 2) // 3
-        greatest = (self._present & ((1 << total) - 1)) >> least << least
-        while greatest:
-            length = greatest.bit_length() - 1
-            if pair := self._pair(total - length, without=length):
+        """Three lengths that add up to `total`, the first as great as can be."""
+        for at in range(bisect_right(self.lengths, total - 2 * self.lengths[0]) - 1, -1, -1):
+            length = self.lengths[at]
+            if 3 * length < total:
+                break
+            if pair := self._pair(total - length, beside=length):
                 return (length, *pair)
-            greatest ^= 1 << length
         return ()
 
 
