@@ -2,8 +2,8 @@
 
 A document of token ids d1 ... dn becomes the sequence B d1 ... dn E, where B opens a text and E closes it; for OpenAI's
 models both are `<|endoftext|>`. The sequence is cut into segments of at most `max_length` tokens, each after the first
-beginning with the last token of the one before.
-The first token of a segment is context only; every other token is predicted once, in exactly one segment.
+beginning with the last token of the one before. The first token of a segment is context only; every other token is
+predicted once, in exactly one segment.
 
 Segments are then packed into rows: the longest one that waits opens a row, and the one, two or three that fill the rest
 best go with it. That is tried among the documents of one window. A window of some million tokens is what is held in
@@ -13,8 +13,10 @@ memory; it fills rows nearly as well as the whole corpus at once would.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
@@ -91,13 +93,9 @@ def pack(documents: Iterable[Document], max_length: int) -> Iterator[Row]:
 
 
 def _pack_window(window: list[Document], max_length: int) -> list[Row]:
-    rows: list[Row] = []
-    ends: list[Segment] = []
-    for document in window:
-        *full, end = segments(document, max_length)
-        rows.extend([segment] for segment in full)
-        ends.append(end)
-    waiting = _Waiting(ends)
+    cut = [segments(document, max_length) for document in window]
+    rows = [[segment] for one in cut for segment in one[:-1]]
+    waiting = _Waiting([one[-1] for one in cut])
     while waiting.lengths:
         row = [waiting.take(waiting.lengths[-1])]
         room = max_length - len(row[0].ids)
@@ -110,71 +108,61 @@ def _pack_window(window: list[Document], max_length: int) -> list[Row]:
 
 
 class _Waiting:
-    """The segments that have no row yet, by length; `lengths` are those that there are, in order."""
+    """The segments that have no row yet; `lengths` are those that there are, in order."""
 
     def __init__(self, segments: list[Segment]) -> None:
-        self._by_length: dict[int, list[Segment]] = {}
+        self._segments = defaultdict[int, list[Segment]](list)
         for segment in reversed(segments):  # so that of equally long ones the first in the corpus is taken first
-            self._by_length.setdefault(len(segment.ids), []).append(segment)
-        self.lengths = sorted(self._by_length)
+            self._segments[len(segment.ids)].append(segment)
+        self._count = Counter({length: len(found) for length, found in self._segments.items()})
+        self.lengths = sorted(self._segments)
 
     def take(self, length: int) -> Segment:
         """Hand out a segment of this length."""
-        found = self._by_length[length]
-        if len(found) == 1:
-            del self._by_length[length]
+        self._count[length] -= 1
+        if not self._count[length]:
             self.lengths.remove(length)
-        return found.pop()
+        return self._segments[length].pop()
 
     def best_for(self, room: int) -> tuple[int, ...]:
         """The one, two or three lengths that leave the least room, the fewest of those; () if none fits."""
-        fitting = bisect_right(self.lengths, room)
-        if not fitting:
-            return ()
-        longest = self.lengths[fitting - 1]
-        if room > 3 * longest:
-            return (longest,)
+        longest = max(self._between(1, room), default=0)
+        if not longest or room > 3 * longest:
+            return (longest,) if longest else ()
         pairs = map(self._pair, range(min(room, 2 * longest), longest, -1))
         best = next(filter(None, pairs), (longest,))
         threes = map(self._three, range(room, sum(best), -1))
         return next(filter(None, threes), best)
 
-    def _pair(self, total: int, beside: int = 0) -> tuple[int, ...]:
-        """Two lengths that add up to `total`, as even as can be: the short ones are wanted for later rows.
+    def _between(self, least: int, greatest: int) -> list[int]:
+        return self.lengths[bisect_left(self.lengths, least) : bisect_right(self.lengths, greatest)]
 
-        `beside` is a length of which one segment is spoken for.
-        """
-        for at in range(bisect_left(self.lengths, (total + 1) // 2), len(self.lengths)):
-            pair = (self.lengths[at], total - self.lengths[at])
-            if pair[1] < self.lengths[0]:
-                break
-            if all(len(self._by_length.get(one, ())) >= pair.count(one) + (one == beside) for one in pair):
-                return pair
+    def _pair(self, total: int) -> tuple[int, ...]:
+        """Two lengths that add up to `total`, as even as can be: the short ones are wanted for later rows."""
+        for greater in self._between((total + 1) // 2, total - self.lengths[0]):
+            less = total - greater
+            if self._count[less] and self._count[greater] > (less == greater):
+                return greater, less
         return ()
 
     def _three(self, total: int) -> tuple[int, ...]:
         """Three lengths that add up to `total`, the first as great as can be."""
-        for at in range(bisect_right(self.lengths, total - 2 * self.lengths[0]) - 1, -1, -1):
-            length = self.lengths[at]
-            if 3 * length < total:
-                break
-            if pair := self._pair(total - length, beside=length):
-                return (length, *pair)
+        for first in reversed(self._between((total + 2) // 3, total - 2 * self.lengths[0])):
+            self._count[first] -= 1  # one of them is spoken for
+            pair = self._pair(total - first)
+            self._count[first] += 1
+            if pair:
+                return (first, *pair)
         return ()
 
 
 def documents_of(rows: Iterable[Row], closing: int) -> Iterator[Document]:
     """Put packed documents together again, in the order in which they end. `closing` is the id of E."""
-    unfinished: dict[int, tuple[list[np.ndarray], int]] = {}
-    for row in rows:
-        for segment in row:
-            if segment.line in unfinished:
-                parts, size = unfinished[segment.line]
-                parts.append(segment.ids[1:])
-            else:
-                parts, size = [segment.ids], segment.size
-                unfinished[segment.line] = parts, size
-            if segment.last:
-                del unfinished[segment.line]
-                # E stands nowhere inside a document, and a segment has at least two tokens: E at the end is the end.
-                yield Document(segment.line, np.concatenate(parts), size, bool(segment.ids[-1] == closing))
+    unfinished = defaultdict[int, list[Segment]](list)
+    for segment in chain.from_iterable(rows):
+        unfinished[segment.line].append(segment)
+        if segment.last:
+            first, *others = unfinished.pop(segment.line)
+            ids = np.concatenate([first.ids, *(other.ids[1:] for other in others)])
+            # E stands nowhere inside a document, and a segment has at least two tokens: E at the end is the end.
+            yield Document(segment.line, ids, first.size, bool(ids[-1] == closing))
