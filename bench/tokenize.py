@@ -2,6 +2,7 @@
 
     python -m bench.tokenize                          the sample corpus, repeated to 20 MB
     python -m bench.tokenize --corpus FILE [FILE ...] [--megabytes 1000] [--engines]
+    python -m bench.tokenize --against COMMIT         the stage as it was then as well
 
 All have GPT-2's own vocabulary and every core; the stage packs its tokens into rows besides. Each run is a process of
 its own, timed as a whole, and they take turns. The ids are compared. Needs bench/requirements.txt.
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -20,7 +22,7 @@ import pyarrow as pa
 from bench import measure
 from stages.lib.common import cli, parallel
 from stages.lib.corpus import splits
-from stages.lib.rows import packing, tokens
+from stages.lib.rows import encoder, packing, tokens
 
 BASE, VALIDATED, TOKENS = Path("model/base"), Path("data/validated"), Path("data/tokens")
 ENGINES = ("datasets.map", "tiktoken")
@@ -33,17 +35,24 @@ def main() -> None:
         return
     parser = measure.arguments(__doc__)
     parser.add_argument("--engines", nargs="*", choices=ENGINES, default=ENGINES, help="to compare with (default all)")
+    parser.add_argument(
+        "--against", metavar="COMMIT", help="to compare with the stage as it was at this commit as well"
+    )
     args = parser.parse_args()
     with measure.workspace() as folder:
         measure.write_corpus(folder, args.corpus, args.megabytes)
         measure.write_gpt2_tokenizer(folder / BASE)
         measure.run(folder, "stages.validate")
         size = sum(splits.count_bytes(folder / VALIDATED, split) for split in splits.SPLITS)
-        ways = {"this stage": ("stages.tokenize",), **{name: ("bench.tokenize", name) for name in args.engines}}
+        ways = {name: partial(measure.run, folder, "bench.tokenize", name) for name in args.engines}
+        if args.against:
+            code = measure.at_commit(args.against, folder)
+            ways[f"the stage at {args.against}"] = partial(measure.run, folder, "stages.tokenize", code=code)
+        ways["this stage"] = partial(measure.run, folder, "stages.tokenize")  # the last: its rows are compared
         runs: dict[str, list[measure.Run]] = {name: [] for name in ways}
         for _ in range(args.runs):
-            for name, command in ways.items():
-                runs[name].append(measure.run(folder, *command))
+            for name, way in ways.items():
+                runs[name].append(way())
         os.chdir(folder)
         same = {name: _same_ids(name) for name in args.engines}
     rates = {name: size / 1e6 / median(run.seconds for run in taken) for name, taken in runs.items()}
@@ -90,22 +99,14 @@ def by_tiktoken() -> None:
     import tiktoken
 
     described = json.loads((BASE / "tokenizer.json").read_text(encoding="utf-8"))
-    bytes_of = _byte_of_letters()
+    letters = encoder.byte_letters()
     vocabulary = {token: id for token, id in described["model"]["vocab"].items() if token != "<|endoftext|>"}
-    ranks = {bytes(bytes_of[letter] for letter in token): id for token, id in vocabulary.items()}
-    pattern = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
-    encoding = tiktoken.Encoding("gpt2", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    ranks = {bytes(letters[letter] for letter in token): id for token, id in vocabulary.items()}
+    encoding = tiktoken.Encoding("gpt2", pat_str=encoder.PIECES, mergeable_ranks=ranks, special_tokens={})
     encoded = encoding.encode_ordinary_batch(_texts(), num_threads=parallel.processors())
     table = pa.table({"input_ids": pa.array(encoded, pa.list_(pa.int32()))})
     with pa.OSFile("tiktoken.arrow", "wb") as sink, pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-
-
-def _byte_of_letters() -> dict[str, int]:
-    """The byte for which each letter of GPT-2's vocabulary stands: itself if printable, else those from U+0100 on."""
-    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + at): byte for at, byte in enumerate(others)}
 
 
 def _same_ids(name: str) -> bool:

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy as np
-
-from stages.lib.common import cli, files, params
+from stages.lib.common import cli, files, parallel, params
 from stages.lib.corpus import splits
 from stages.lib.rows import encoder, limits, packing, tokens
 
@@ -32,45 +31,13 @@ _AROUND = "read as plain text. Strip it where a text ends or begins, divide the 
 def main() -> None:
     """Write `data/tokens/` and `logs/tokenize.json`."""
     settings = params.load()
-    rules = settings.tokenize
     files.need(VALIDATED, BASE)
     limits.check(settings, BASE)
     base = _encoder()
-    sums, special = Counter(), Counter[str]()
-    by_split = {}
-    size = sum((VALIDATED / f"{split}.arrow").stat().st_size for split in splits.SPLITS)
-    with files.new_folder(OUTPUT) as folder, encoder.encoding(base, size) as encode:
-        for split in splits.SPLITS:
-            seen = Counter(
-                documents=0, text_tokens=0, bytes=0, characters=0, words=0, overlong=0, dropped=0, dropped_tokens=0
-            )
-            # What is held out is scored whole, whatever becomes of long documents in training.
-            overlong = rules.overlong if split == "train" else "split"
-            documents = _documents(split, encode, rules.max_length, overlong, seen, special)
-            rows, segments, written = tokens.write_rows(
-                folder / f"{split}.arrow", packing.pack(documents, rules.max_length)
-            )
-            if seen["documents"] and not rows:
-                raise cli.UserError(
-                    f"params.yaml: tokenize.overlong is drop, and every training document is longer than "
-                    f"tokenize.max_length, {rules.max_length} tokens: none is left. Set overlong to split, or a larger "
-                    "max_length"
-                )
-            sums.update(seen)
-            by_split[split] = {
-                "documents": seen["documents"],
-                "text_tokens": seen["text_tokens"],
-                "overlong_documents": seen["overlong"],
-                "dropped_documents": seen["dropped"],
-                "dropped_tokens": seen["dropped_tokens"],
-                # A segment that goes on with a document repeats one token.
-                "repeated_tokens": segments - (seen["documents"] - seen["dropped"]),
-                "tokens": written,
-                "rows": rows,
-                "fill": written / (rows * rules.max_length) if rows else None,
-            }
-    figures = {
-        **by_split,
+    sums, special = Counter[str](), Counter[str]()
+    with files.new_folder(OUTPUT) as folder:
+        figures = {split: _write(folder, split, base, settings.tokenize, sums, special) for split in splits.SPLITS}
+    figures |= {
         "bytes_per_token": sums["bytes"] / sums["text_tokens"],
         "characters_per_token": sums["characters"] / sums["text_tokens"],
         "tokens_per_word": sums["text_tokens"] / sums["words"] if sums["words"] else None,
@@ -104,31 +71,57 @@ def _encoder() -> encoder.Encoder:
     return base
 
 
+def _write(
+    folder: Path, split: str, base: encoder.Encoder, rules: params.Tokenize, sums: Counter[str], special: Counter[str]
+) -> dict[str, int | float | None]:
+    """Write the rows of a split and return its figures; what was seen of it goes into `sums` and `special` as well."""
+    seen = Counter[str]()
+    documents = _documents(split, base, rules, seen, special)
+    rows, segments, written = tokens.write_rows(folder / f"{split}.arrow", packing.pack(documents, rules.max_length))
+    if seen["documents"] and not rows:
+        raise cli.UserError(
+            f"params.yaml: tokenize.overlong is drop, and every training document is longer than "
+            f"tokenize.max_length, {rules.max_length} tokens: none is left. Set overlong to split, or a larger "
+            "max_length"
+        )
+    sums.update(seen)
+    return {
+        "documents": seen["documents"],
+        "text_tokens": seen["text_tokens"],
+        "overlong_documents": seen["overlong"],
+        "dropped_documents": seen["dropped"],
+        "dropped_tokens": seen["dropped_tokens"],
+        # A segment that goes on with a document repeats one token.
+        "repeated_tokens": segments - (seen["documents"] - seen["dropped"]),
+        "tokens": written,
+        "rows": rows,
+        "fill": written / (rows * rules.max_length) if rows else None,
+    }
+
+
 def _documents(
-    split: str, encode: encoder.Encode, max_length: int, overlong: str, seen: Counter, special: Counter[str]
+    split: str, base: encoder.Encoder, rules: params.Tokenize, seen: Counter[str], special: Counter[str]
 ) -> Iterator[packing.Document]:
     """Yield the documents of a split as token ids, and count in `seen` and `special` what went by."""
-    with cli.progress(f"tokenize {split}", splits.count_documents(VALIDATED, split), " documents") as bar:
-        for batch in encode(splits.read_documents(VALIDATED, split)):
-            lengths = np.diff(batch.ends, prepend=0)
-            seen.update(
-                documents=len(lengths),
-                text_tokens=int(lengths.sum()) - 2 * len(lengths),
-                bytes=int(batch.sizes.sum()),
-                characters=batch.characters,
-                words=batch.words,
-                overlong=int((lengths > max_length).sum()),
-            )
-            special.update(batch.special)
-            parts = np.split(batch.ids, batch.ends[:-1])
-            for line, size, ids in zip(batch.lines.tolist(), batch.sizes.tolist(), parts, strict=True):
-                kept = packing.shorten(packing.Document(line, ids, size), max_length, overlong)
-                if kept is None:
-                    seen.update(dropped=1, dropped_tokens=len(ids))
-                else:
-                    seen["dropped_tokens"] += len(ids) - len(kept.ids)
+    # What is held out is scored whole, whatever becomes of long documents in training.
+    overlong = rules.overlong if split == "train" else "split"
+    threads = min(parallel.processors(), 8)
+    with (
+        cli.progress(f"tokenize {split}", splits.count_documents(VALIDATED, split), " documents") as bar,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        batches = splits.read_documents(VALIDATED, split)
+        for documents, counted, found in parallel.in_order(pool, base.documents, batches, threads):
+            seen.update(counted)
+            special.update(found)
+            for document in documents:
+                kept = packing.shorten(document, rules.max_length, overlong)
+                if len(document.ids) > rules.max_length:
+                    left_out = len(document.ids) - (len(kept.ids) if kept else 0)
+                    seen.update(overlong=1, dropped=kept is None, dropped_tokens=left_out)
+                if kept:
                     yield kept
-            bar.update(len(lengths))
+            bar.update(len(documents))
 
 
 def _summary(figures: dict, settings: params.Params) -> None:

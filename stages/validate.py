@@ -268,8 +268,8 @@ def _summary(settings: params.Params, figures: dict, places: Places) -> None:
     cli.say(f"  letters: {scripts or 'none'}")
     if alike["documents"] and settings.validate_.near_duplicates == "report":
         cli.say(
-            f"  near-duplicates: {_documents(alike)} with {alike['similarity']:.0%} or more of an earlier one's runs of "
-            f"words: {OUTPUT}/near_duplicates.tsv names them. They stay, in the split of that one; "
+            f"  near-duplicates: {_documents(alike)} with {alike['similarity']:.0%} or more of the runs of words of "
+            f"one before: {OUTPUT}/near_duplicates.tsv names them. They stay, in its split; "
             "validate.near_duplicates: drop leaves them out"
         )
     leaking = figures["leakage"]

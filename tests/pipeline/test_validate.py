@@ -515,11 +515,10 @@ def test_near_duplicates_fall_into_the_split_of_the_first_of_them_or_are_left_ou
 
 
 def test_how_similar_is_for_the_settings_to_say(project):
-    texts, groups = with_copies(count=12)
+    texts, _ = with_copies(count=12)
     project.write_corpus(texts)
-    project.set(
-        validate__similarity="0.99"
-    )  # a changed word in a hundred changes five runs of 96, or fewer at the ends
+    # A changed word of a hundred changes five runs of 96, or fewer at the ends.
+    project.set(validate__similarity="0.99")
     project.ok("python", "-m", "stages.validate")
     assert project.json("logs/validate.json")["near_duplicates"]["documents"] == 0
 

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 from torch.nn.functional import log_softmax, softmax
 
-from stages.lib.model.scoring import IGNORE
+from stages.lib.rows.packing import IGNORE
 
 # Logits made at once. Fewer would make the matrix products slower: a chunk is some hundred tokens of GPT-2.
 _LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**25, 2**28

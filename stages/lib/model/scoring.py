@@ -19,10 +19,9 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from stages.lib.rows.packing import Document
+from stages.lib.rows.packing import IGNORE, Document
 from stages.lib.rows.tokens import text_tokens
 
-IGNORE = -100  # the label of a position that predicts nothing
 # Logits made at once, and tokens (padding included) that go through the model at once: as many as are fastest.
 _LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**22, 2**28
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**11, 2**15

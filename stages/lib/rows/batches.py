@@ -8,13 +8,15 @@ segment (context only) and on padding. Padding stands at the end of a row, each 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from torch.nn.utils.rnn import pad_sequence
 
-from stages.lib.model.scoring import IGNORE
+from stages.lib.rows.packing import IGNORE
 
 
 def open_rows(folder: str | Path, split: str) -> Dataset:
@@ -24,17 +26,8 @@ def open_rows(folder: str | Path, split: str) -> Dataset:
 
 def collate(rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, torch.Tensor]:
     """Make one batch of rows (each with `input_ids` and `lengths`), padded to the longest of them."""
-    shape = len(rows), max(len(row["input_ids"]) for row in rows)
-    input_ids = np.zeros(shape, dtype=np.int64)
-    position_ids = np.zeros(shape, dtype=np.int64)
-    labels = np.full(shape, IGNORE, dtype=np.int64)
-    for index, row in enumerate(rows):
-        ids, lengths = row["input_ids"], row["lengths"]
-        starts = np.cumsum(lengths) - lengths
-        end = len(ids)
-        input_ids[index, :end] = ids
-        position_ids[index, :end] = np.arange(end) - np.repeat(starts, lengths)
-        labels[index, :end] = ids
-        labels[index, starts] = IGNORE
-    batch = {"input_ids": input_ids, "position_ids": position_ids, "labels": labels}
-    return {name: torch.from_numpy(array) for name, array in batch.items()}
+    ids = [torch.tensor(row["input_ids"], dtype=torch.int64) for row in rows]
+    positions = [torch.cat([torch.arange(length) for length in row["lengths"].tolist()]) for row in rows]
+    labels = [torch.where(places > 0, tokens, IGNORE) for places, tokens in zip(positions, ids, strict=True)]
+    pad = partial(pad_sequence, batch_first=True)
+    return {"input_ids": pad(ids), "position_ids": pad(positions), "labels": pad(labels, padding_value=IGNORE)}

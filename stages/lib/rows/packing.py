@@ -2,8 +2,8 @@
 
 A document of token ids d1 ... dn becomes the sequence B d1 ... dn E, where B opens a text and E closes it; for OpenAI's
 models both are `<|endoftext|>`. The sequence is cut into segments of at most `max_length` tokens, each after the first
-beginning with the last token of the one before.
-The first token of a segment is context only; every other token is predicted once, in exactly one segment.
+beginning with the last token of the one before. The first token of a segment is context only; every other token is
+predicted once, in exactly one segment.
 
 Segments are then packed into rows: the longest one that waits opens a row, and the one, two or three that fill the rest
 best go with it. That is tried among the documents of one window. A window of some million tokens is what is held in
@@ -12,12 +12,16 @@ memory; it fills rows nearly as well as the whole corpus at once would.
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 WINDOW = 4_000_000  # tokens that are packed together
+IGNORE = -100  # the label of a token that is not to be predicted
 
 
 @dataclass(frozen=True)
@@ -89,112 +93,76 @@ def pack(documents: Iterable[Document], max_length: int) -> Iterator[Row]:
 
 
 def _pack_window(window: list[Document], max_length: int) -> list[Row]:
-    rows: list[Row] = []
-    ends: list[Segment] = []
-    for document in window:
-        *full, end = segments(document, max_length)
-        rows.extend([segment] for segment in full)
-        ends.append(end)
-    full_rows = len(rows)
-
-    waiting = _Waiting(ends, max_length)
-    while waiting:
-        row = [waiting.take(waiting.longest(max_length))]
+    cut = [segments(document, max_length) for document in window]
+    rows = [[segment] for one in cut for segment in one[:-1]]
+    waiting = _Waiting([one[-1] for one in cut])
+    while waiting.lengths:
+        row = [waiting.take(waiting.lengths[-1])]
         room = max_length - len(row[0].ids)
         while chosen := waiting.best_for(room):
-            row += [waiting.take(length) for length in chosen]
+            row += map(waiting.take, chosen)
             room -= sum(chosen)
-        rows.append(row)
-
-    for row in rows[full_rows:]:
-        row.sort(key=lambda segment: segment.line)
+        rows.append(sorted(row, key=lambda segment: segment.line))
     # A stable sort: a document's full rows stay in order and before the row that holds its end.
     return sorted(rows, key=lambda row: row[-1].line)
 
 
 class _Waiting:
-    """The segments that have no row yet, by length.
+    """The segments that have no row yet; `lengths` are those that there are, in order."""
 
-    Bit n of `present` is set when there is one of n tokens, and bit max_length - n of `mirrored`. So the pairs of
-    lengths that add up to a number are one operation on integers away, however many segments wait.
-    """
-
-    def __init__(self, segments: list[Segment], max_length: int) -> None:
-        self._by_length: list[list[Segment]] = [[] for _ in range(max_length + 1)]
+    def __init__(self, segments: list[Segment]) -> None:
+        self._segments = defaultdict[int, list[Segment]](list)
         for segment in reversed(segments):  # so that of equally long ones the first in the corpus is taken first
-            self._by_length[len(segment.ids)].append(segment)
-        self._max_length = max_length
-        self._present = sum(1 << length for length, found in enumerate(self._by_length) if found)
-        self._mirrored = sum(1 << (max_length - length) for length, found in enumerate(self._by_length) if found)
-
-    def __bool__(self) -> bool:
-        return self._present > 0
+            self._segments[len(segment.ids)].append(segment)
+        self._count = Counter({length: len(found) for length, found in self._segments.items()})
+        self.lengths = sorted(self._segments)
 
     def take(self, length: int) -> Segment:
         """Hand out a segment of this length."""
-        found = self._by_length[length]
-        segment = found.pop()
-        if not found:
-            self._present ^= 1 << length
-            self._mirrored ^= 1 << (self._max_length - length)
-        return segment
-
-    def longest(self, room: int) -> int:
-        """The greatest length that fits, 0 if none does."""
-        fitting = self._present & ((2 << room) - 1)
-        return max(fitting.bit_length() - 1, 0)
+        self._count[length] -= 1
+        if not self._count[length]:
+            self.lengths.remove(length)
+        return self._segments[length].pop()
 
     def best_for(self, room: int) -> tuple[int, ...]:
         """The one, two or three lengths that leave the least room, the fewest of those; () if none fits."""
-        longest = self.longest(room)
+        longest = max(self._between(1, room), default=0)
         if not longest or room > 3 * longest:
             return (longest,) if longest else ()
-        left = ()
-        for total in range(room, longest - 1, -1):
-            left = (total,) if self._present >> total & 1 else self._pair(total)
-            if left:
-                break
-        for total in range(room, sum(left), -1):
-            if three := self._three(total):
-                return three
-        return left
+        pairs = map(self._pair, range(min(room, 2 * longest), longest, -1))
+        best = next(filter(None, pairs), (longest,))
+        threes = map(self._three, range(room, sum(best), -1))
+        return next(filter(None, threes), best)
 
-    def _pair(self, total: int, without: int = 0) -> tuple[int, ...]:
+    def _between(self, least: int, greatest: int) -> list[int]:
+        return self.lengths[bisect_left(self.lengths, least) : bisect_right(self.lengths, greatest)]
+
+    def _pair(self, total: int) -> tuple[int, ...]:
         """Two lengths that add up to `total`, as even as can be: the short ones are wanted for later rows."""
-        half = (total + 1) // 2
-        greater = (self._present & self._mirrored >> (self._max_length - total)) >> half << half
-        while greater:
-            length = (greater & -greater).bit_length() - 1
-            pair = (length, total - length)
-            if all(len(self._by_length[one]) >= pair.count(one) + (one == without) for one in pair):
-                return pair
-            greater &= greater - 1
+        for greater in self._between((total + 1) // 2, total - self.lengths[0]):
+            less = total - greater
+            if self._count[less] and self._count[greater] > (less == greater):
+                return greater, less
         return ()
 
     def _three(self, total: int) -> tuple[int, ...]:
-        """Three lengths that add up to `total`."""
-        least = (total + 2) // 3
-        greatest = (self._present & ((1 << total) - 1)) >> least << least
-        while greatest:
-            length = greatest.bit_length() - 1
-            if pair := self._pair(total - length, without=length):
-                return (length, *pair)
-            greatest ^= 1 << length
+        """Three lengths that add up to `total`, the first as great as can be."""
+        for first in reversed(self._between((total + 2) // 3, total - 2 * self.lengths[0])):
+            self._count[first] -= 1  # one of them is spoken for
+            pair = self._pair(total - first)
+            self._count[first] += 1
+            if pair:
+                return (first, *pair)
         return ()
 
 
 def documents_of(rows: Iterable[Row], closing: int) -> Iterator[Document]:
     """Put packed documents together again, in the order in which they end. `closing` is the id of E."""
-    unfinished: dict[int, tuple[list[np.ndarray], int]] = {}
-    for row in rows:
-        for segment in row:
-            if segment.line in unfinished:
-                parts, size = unfinished[segment.line]
-                parts.append(segment.ids[1:])
-            else:
-                parts, size = [segment.ids], segment.size
-                unfinished[segment.line] = parts, size
-            if segment.last:
-                del unfinished[segment.line]
-                # E stands nowhere inside a document, and a segment has at least two tokens: E at the end is the end.
-                yield Document(segment.line, np.concatenate(parts), size, bool(segment.ids[-1] == closing))
+    unfinished = defaultdict[int, list[Segment]](list)
+    for segment in chain.from_iterable(rows):
+        unfinished[segment.line].append(segment)
+        if segment.last:
+            first, *others = unfinished.pop(segment.line)
+            ids = np.concatenate([first.ids, *(other.ids[1:] for other in others)])
+            # E stands nowhere inside a document, and a segment has at least two tokens: E at the end is the end.
+            yield Document(segment.line, ids, first.size, bool(ids[-1] == closing))

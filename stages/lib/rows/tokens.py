@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -113,36 +114,19 @@ def beginning_with(tokenizer: Tokenizer, character: str) -> list[int]:
 
 def write_rows(path: Path, rows: Iterable[Row]) -> tuple[int, int, int]:
     """Write packed rows; return how many rows, segments and tokens went into the file."""
-    totals = np.zeros(3, dtype=np.int64)
-    batch: list[Row] = []
+    waiting, totals = iter(rows), Counter[str]()
     with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_stream(sink, SCHEMA) as writer:
-        for row in rows:
-            batch.append(row)
-            totals += 1, len(row), sum(len(segment.ids) for segment in row)
-            if len(batch) == BATCH:
-                writer.write_batch(_record_batch(batch))
-                batch.clear()
-        if batch:
-            writer.write_batch(_record_batch(batch))
-    count, segments, tokens = totals.tolist()
-    return count, segments, tokens
-
-
-def _record_batch(rows: list[Row]) -> pa.RecordBatch:
-    segments = [segment for row in rows for segment in row]
-    lengths = np.array([len(segment.ids) for segment in segments], dtype=np.int32)
-    ends = np.cumsum([len(row) for row in rows])  # of each row, in segments
-    counts = np.concatenate([[0], ends]).astype(np.int32)
-    token_ends = np.concatenate([[0], np.cumsum(lengths)[ends - 1]]).astype(np.int32)
-    columns = [
-        (token_ends, np.concatenate([segment.ids for segment in segments])),
-        (counts, lengths),
-        (counts, np.array([segment.line for segment in segments], dtype=np.int64)),
-        (counts, np.array([segment.size for segment in segments], dtype=np.int64)),
-        (counts, np.array([segment.last for segment in segments])),
-    ]
-    arrays = [pa.ListArray.from_arrays(pa.array(offsets), pa.array(values)) for offsets, values in columns]
-    return pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+        while batch := list(islice(waiting, BATCH)):
+            columns = {
+                "input_ids": [np.concatenate([segment.ids for segment in row]) for row in batch],
+                "lengths": [[len(segment.ids) for segment in row] for row in batch],
+                "lines": [[segment.line for segment in row] for row in batch],
+                "sizes": [[segment.size for segment in row] for row in batch],
+                "lasts": [[segment.last for segment in row] for row in batch],
+            }
+            writer.write_batch(pa.RecordBatch.from_pydict(columns, schema=SCHEMA))
+            totals.update(rows=len(batch), segments=sum(map(len, batch)), tokens=sum(map(len, columns["input_ids"])))
+    return totals["rows"], totals["segments"], totals["tokens"]
 
 
 def read_rows(path: Path) -> Iterator[Row]:
@@ -150,11 +134,10 @@ def read_rows(path: Path) -> Iterator[Row]:
     with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as reader:
         for batch in reader:
             for index in range(batch.num_rows):
-                columns = (column[index].values.to_numpy(zero_copy_only=False) for column in batch.columns)
-                ids, lengths, lines, sizes, lasts = columns
-                parts = np.split(ids, np.cumsum(lengths)[:-1])
-                segments = zip(lines.tolist(), parts, sizes.tolist(), lasts.tolist(), strict=True)
-                yield [Segment(*segment) for segment in segments]
+                ids, *rest = (column[index].values for column in batch.columns)
+                lengths, lines, sizes, lasts = (column.to_pylist() for column in rest)
+                parts = np.split(ids.to_numpy(), np.cumsum(lengths)[:-1])
+                yield list(map(Segment, lines, parts, sizes, lasts))
 
 
 def text_tokens(document: Document) -> int:
