@@ -68,9 +68,9 @@ def test_without_runs_there_is_nothing_to_examine():
 
 
 def test_words_are_letters_numbers_their_marks_and_underscores():
-    """For every character of Unicode, in lower case: by itself, after a letter, and among ASCII."""
+    """For every character of Unicode, in lower case and after a letter; the first ones also among ASCII alone."""
     for point in [*range(0xD800), *range(0xE000, 0x110000)]:
-        for before in ("", "ё", "a "):
+        for before in ("ё", "", "a ") if point < 0x3000 else ("ё",):
             lowered = (before + chr(point)).lower()
             inside = [unicodedata.category(one)[0] in "LNM" or one == "_" for one in lowered]
             expected = "".join(one if word else " " for one, word in zip(lowered, inside, strict=True))
