@@ -21,7 +21,7 @@ from pyarrow import parquet
 from stages import validate
 from stages.lib.common import files
 from stages.lib.common.cli import UserError
-from stages.lib.corpus import splits
+from stages.lib.corpus import documents, lines, splits
 from stages.lib.corpus.places import Places
 
 GOOD = ['{"text": "Первый хороший документ."}', '{"text": "Второй хороший документ."}', '{"text": "Третий."}']
@@ -191,13 +191,15 @@ def test_after_a_hundred_bad_lines_no_more_are_looked_for(shared):
 @pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="only Linux tells a process's peak like this")
 def test_bad_lines_take_no_memory(shared):
     """Some 85 MB are the libraries. Keeping exceptions took 170 for these lines, and going back 250 for the blanks."""
-    write(shared, GOOD[0].encode() + b"\n" + b"{\n" * 50_000 + b'{"text": "' + b"\xc2\xa0 " * 1_000_000 + b'"}\n')
+    blank = b'{"text": "' + b"\xc2\xa0 " * 1_000_000 + b'"}\n' + b"\n" * 1_000_000
+    write(shared, GOOD[0].encode() + b"\n" + b"{\n" * 50_000 + blank)
     shared.set(validate__on_error="skip")
     show_peak = "from stages import validate; validate.main(); print(open('/proc/self/status').read())"
     output = shared.ok("python", "-c", show_peak)
     shared.set(validate__on_error="fail")
     assert int(re.search(r"VmHWM:\s*(\d+) kB", output)[1]) < 200_000
-    assert shared.json("logs/validate.json")["rejected"] == 50_001
+    figures = shared.json("logs/validate.json")
+    assert (figures["rejected"], figures["blank"]) == (50_001, 1_000_000)
 
 
 def test_a_line_longer_than_allowed_stops_the_stage(project):
@@ -411,6 +413,21 @@ def test_every_line_of_a_messy_corpus_is_accounted_for(project):
     assert f"line ends are mixed, {ends.count(chr(13) + chr(10))} of them as on Windows" in output
     with pa.memory_map(str(project.path("data/validated/train.arrow"))) as source:
         assert pa.ipc.open_stream(source).read_all()["text"].to_pylist() == texts[:201]
+
+
+def test_processes_that_share_the_work_change_nothing(project, monkeypatch):
+    project.set(validate__on_error="skip")
+    mess = b"".join(lines_of(many_texts(40)) + b"{bad}\r\n\n" + number * b'{"text": "<s>"}\n' for number in range(9))
+    write(project, mess)
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(lines, "_BLOCK", 5000)
+    validate.main()
+    before = outputs(project)
+    monkeypatch.setattr(documents, "_SMALL", 0)
+    monkeypatch.setattr(documents.parallel, "processors", lambda: 3)
+    validate.main()
+    assert outputs(project) == before
+    assert project.json("logs/validate.json")["rejected"] == 9
 
 
 @pytest.mark.parametrize("name", ["data/texts.jsonl.gz", "data/texts.jsonl.zst"])

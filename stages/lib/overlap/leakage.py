@@ -69,10 +69,18 @@ class HeldOut:
     def look_through(self, text: str) -> None:
         """Look for runs in a training document."""
         words = words_of(text)
+        first = None  # of some parts in a row that may stand in a held-out document
         for start in range(0, len(words) - _PART + 1, _PART):
             if self._parts[hash(tuple(words[start : start + _PART])) % _SLOTS]:
-                around = words[max(0, start + _PART - RUN) : start + RUN]
-                self._met.update(self._runs.intersection(_runs(_parts(around))))
+                first = start if first is None else first
+            elif first is not None:
+                self._look_up(words[max(0, first + _PART - RUN) : start - _PART + RUN])
+                first = None
+        if first is not None:
+            self._look_up(words[max(0, first + _PART - RUN) :])
+
+    def _look_up(self, words: list[str]) -> None:
+        self._met.update(self._runs.intersection(_runs(_parts(words))))
 
     def leakage(self) -> Leakage:
         """What was found so far."""
@@ -99,7 +107,7 @@ def measure(held_out: Iterable[tuple[int, str]], training: Iterable[str], limit:
 
 def _parts(words: list[str]) -> list[int]:
     """A hash of the seven words from each one on."""
-    return [hash(tuple(words[start : start + _PART])) for start in range(len(words) - _PART + 1)]
+    return list(map(hash, zip(*(words[offset:] for offset in range(_PART)), strict=False)))
 
 
 def _runs(parts: list[int]) -> list[int]:
