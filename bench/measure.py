@@ -63,9 +63,12 @@ def workspace() -> Iterator[Path]:
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        settings = (HOME / "params.yaml").read_text(encoding="utf-8")
-        (folder / "params.yaml").write_text(settings.replace("on_error: fail", "on_error: skip"), encoding="utf-8")
+        (folder / "params.yaml").write_text(_settings(HOME), encoding="utf-8")
         yield folder
+
+
+def _settings(code: Path) -> str:
+    return (code / "params.yaml").read_text(encoding="utf-8").replace("on_error: fail", "on_error: skip")
 
 
 def write_corpus(folder: Path, given: list[Path] | None, megabytes: int | None) -> int:
@@ -85,6 +88,9 @@ def write_corpus(folder: Path, given: list[Path] | None, megabytes: int | None) 
                     for line in given_lines:
                         out.write(_numbered(line, turn) if turn else line)
             turn += 1
+    if turn > 1:  # but for the number all of it is alike, and no corpus that people have is
+        settings = folder / "params.yaml"
+        settings.write_text(settings.read_text(encoding="utf-8").replace("similarity: 0.8", "similarity: 1.0"), "utf-8")
     return target.stat().st_size
 
 
@@ -166,23 +172,35 @@ def at_commit(commit: str, folder: Path) -> Path:
 
 def run(folder: Path, *command: str, code: Path = HOME) -> Run:
     """Run a Python module of the project in `code` in `folder` and measure it. Raises UserError when it fails."""
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", *command],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    memory = 0
-    while process.poll() is None:
-        memory = max(memory, sum(map(_anonymous, _family(process.pid))))
-        time.sleep(0.02)
-    seconds = time.monotonic() - began
+    with _settings_of(code, folder):
+        began = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=folder,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(code), os.environ.get("PYTHONPATH", "")])},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        memory = 0
+        while process.poll() is None:
+            memory = max(memory, sum(map(_anonymous, _family(process.pid))))
+            time.sleep(0.02)
+        seconds = time.monotonic() - began
     if process.returncode:
         raise cli.UserError(f"{' '.join(command)} failed:\n{process.stdout.read()}")
     return Run(seconds, memory)
+
+
+@contextmanager
+def _settings_of(code: Path, folder: Path) -> Iterator[None]:
+    """Other code may know other settings: put its own into the workspace, and these back afterwards."""
+    path = folder / "params.yaml"
+    ours = path.read_text(encoding="utf-8")
+    if code != HOME:
+        path.write_text(_settings(code), encoding="utf-8")
+    yield
+    path.write_text(ours, encoding="utf-8")
 
 
 def _family(pid: int) -> list[int]:

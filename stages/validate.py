@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import closing
-from itertools import compress
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -13,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 
 from stages.lib.common import cli, files, params
-from stages.lib.corpus import documents, lines, splits
-from stages.lib.corpus.collected import Collected
+from stages.lib.corpus import lines, splits
+from stages.lib.corpus.collected import Collected, collect
 from stages.lib.corpus.description import Description
 from stages.lib.corpus.places import Places
 from stages.lib.corpus.tally import Tally
@@ -25,7 +22,6 @@ OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
 FIGURES = Path("logs/validate.json")
 LENGTHS = Path("logs/lengths.tsv")
-ENOUGH = 100  # bad lines: with so many, no more are looked for
 WORST = 10  # leaking documents named one by one
 # So few documents that are so long (in the mean, in characters) are books that want to be divided.
 FEW_DOCUMENTS, LONG_DOCUMENT = 20, 10_000
@@ -51,7 +47,7 @@ def validated(
     reader = lines.Reader(settings.corpus.path, rules.max_line_bytes)
     tally, marks = Tally(settings.corpus.path, settings.corpus.text_field, reader.places), dict[int, list[str]]()
     with Collected(folder / "documents.arrow", Bands.of(rules.similarity).count) as collected:
-        _collect(settings, reader, tally, collected, marks, folder, rejected)
+        collect(settings, reader, tally, collected, marks, folder, rejected)
         firsts, alike = _near_duplicates(collected, rules, folder)
         with splits.Writer(folder) as writer:
             description = _divide(collected, firsts, marks, rules, writer)
@@ -68,59 +64,31 @@ def validated(
     return figures, description.histogram(), reader
 
 
-def _collect(
-    settings: params.Params,
-    reader: lines.Reader,
-    tally: Tally,
-    collected: Collected,
-    marks: dict[int, list[str]],
-    folder: Path,
-    rejected: Path,
-) -> None:
-    """Read the corpus into `collected`, each document once, with the marks of other tools by line."""
-    met: dict[bytes, int] = {}
-    with (
-        open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
-        closing(_blocks(settings, reader, tally, rejected)) as blocks,
-    ):
-        duplicates.write("line\tduplicate_of\n")
-        for found in blocks:
-            new = np.array(_are_new(found, met, duplicates, tally), bool)
-            own = _splits_of(compress(found.keys, new), settings.validate_)
-            collected.add(found.strings().filter(pa.array(new)), compress(found.lines, new), own, found.signatures[new])
-            marks |= found.marks
-    collected.complete()
-
-
 def _near_duplicates(
     collected: Collected, rules: params.Validate, folder: Path
 ) -> tuple[np.ndarray, dict[str, float | int]]:
     """For each document the place of the first one that it is nearly the same as, and figures; names all pairs."""
     texts, numbers = collected.texts(), collected.lines
-    counts = Counter[str]()
+    count = 0
+
+    def named(table: TextIO, bar: cli.Bar) -> Iterator[near_duplicates.Pair]:
+        nonlocal count
+        signed = collected.take_signatures()
+        for pair in near_duplicates.pairs(signed, lambda place: texts[place].as_py(), rules.similarity):
+            table.write(f"{numbers[pair.second]}\t{numbers[pair.first]}\t{pair.similarity:.4f}\n")
+            count += 1
+            bar.update(pair.second - bar.n)
+            yield pair
+
     with (
-        open(folder / "near_duplicates.tsv", "w", encoding="utf-8") as named,
+        open(folder / "near_duplicates.tsv", "w", encoding="utf-8") as table,
         cli.progress("near-duplicates", len(texts), " documents") as bar,
     ):
-        named.write("line\tnear_duplicate_of\tsimilarity\n")
-
-        def pairs() -> Iterator[near_duplicates.Pair]:
-            signed = collected.take_signatures()
-            for pair in near_duplicates.pairs(signed, lambda place: texts[place].as_py(), rules.similarity):
-                named.write(f"{numbers[pair.second]}\t{numbers[pair.first]}\t{pair.similarity:.4f}\n")
-                counts["pairs"] += 1
-                bar.update(pair.second - bar.n)
-                yield pair
-
-        firsts = np.array(near_duplicates.firsts(len(texts), pairs()))
-    others = int((firsts != np.arange(len(firsts))).sum())
-    left_out = others if rules.near_duplicates == "drop" else 0
-    return firsts, {
-        "similarity": rules.similarity,
-        "pairs": counts["pairs"],
-        "documents": others,
-        "left_out": left_out,
-    }
+        table.write("line\tnear_duplicate_of\tsimilarity\n")
+        firsts = np.array(near_duplicates.firsts(len(texts), named(table, bar)))
+    alike = int((firsts != np.arange(len(firsts))).sum())
+    left_out = alike if rules.near_duplicates == "drop" else 0
+    return firsts, {"similarity": rules.similarity, "pairs": count, "documents": alike, "left_out": left_out}
 
 
 def _divide(
@@ -144,57 +112,6 @@ def _divide(
     return description
 
 
-def _are_new(found: documents.Documents, met: dict[bytes, int], duplicates: TextIO, tally: Tally) -> list[bool]:
-    """Which documents of a block were not met before; of the others it is written down which line they repeat."""
-    firsts = documents.first_lines(found, met)
-    new = [line == first for line, first in zip(found.lines, firsts, strict=True)]
-    for line, first, is_new in zip(found.lines, firsts, new, strict=True):
-        if not is_new:
-            duplicates.write(f"{line}\t{first}\n")
-    tally.duplicates += new.count(False)
-    return new
-
-
-def _splits_of(keys: Iterable[bytes], rules: params.Validate) -> np.ndarray:
-    how = rules.split_seed, rules.validation_fraction, rules.test_fraction
-    return np.array([splits.split_of(key, *how) for key in keys])
-
-
-def _blocks(
-    settings: params.Params, reader: lines.Reader, tally: Tally, rejected_path: Path
-) -> Iterator[documents.Documents]:
-    """Yield what each block of lines holds, after its bad lines went to the tally and into the file of rejected ones.
-
-    Raises UserError where bad lines end the run: at the end, so that more of them can be named, or when there are
-    enough. From the first one on nothing is yielded, as nothing will be kept.
-    """
-    path, fail = settings.corpus.path, settings.validate_.on_error == "fail"
-    total = lines.size(path)
-    rules = documents.Rules(
-        field=settings.corpus.text_field,
-        max_bytes=settings.validate_.max_line_bytes,
-        most=ENOUGH if fail else None,
-        bands=Bands.of(settings.validate_.similarity),
-    )
-    with (
-        open(rejected_path, "w", encoding="utf-8") as rejected,
-        documents.reading(rules, total) as read,
-        cli.progress("validate", total, "B") as bar,
-    ):
-        for found in read(reader):
-            tally.add(found)
-            for problem in found.problems(rules):
-                tally.reject(problem)
-                rejected.write(_rejected(problem, reader.places))
-            bar.update(reader.position - bar.n)
-            if not fail or not tally.problems:
-                yield found
-            elif tally.problems.total() >= ENOUGH:
-                raise cli.UserError(tally.bad_lines(more=True))
-    if fail and tally.problems:
-        raise cli.UserError(tally.bad_lines(more=False))
-
-
 def _refuse_nothing_to_train_on(writer: splits.Writer, tally: Tally) -> bool:
     """Whether the documents are few and long. Raises UserError when none of them is for training."""
     kept = sum(writer.documents.values())
@@ -202,17 +119,6 @@ def _refuse_nothing_to_train_on(writer: splits.Writer, tally: Tally) -> bool:
     if not writer.documents["train"]:
         raise cli.UserError(tally.nothing_to_train_on(_more_documents(few_long) if kept else None))
     return few_long
-
-
-def _rejected(problem: documents.Problem, places: Places) -> str:
-    return files.to_json_line(
-        {
-            "line": problem.line,
-            "place": places.full(problem.line),
-            "reason": problem.reason,
-            "content": problem.content.decode("utf-8", errors="backslashreplace"),
-        }
-    )
 
 
 def _more_documents(to_divide: bool) -> str:
@@ -266,13 +172,17 @@ def _summary(settings: params.Params, figures: dict, places: Places) -> None:
         cli.say(f"  the {name}: {one['characters']} characters, line {places.short(one['line'])}")
     scripts = ", ".join(f"{share:.1%} {name}" for name, share in figures["scripts"].items())
     cli.say(f"  letters: {scripts or 'none'}")
+    _summary_of_overlap(settings, figures, places)
+
+
+def _summary_of_overlap(settings: params.Params, figures: dict, places: Places) -> None:
+    alike, leaking = figures["near_duplicates"], figures["leakage"]
     if alike["documents"] and settings.validate_.near_duplicates == "report":
         cli.say(
             f"  near-duplicates: {_documents(alike)} with {alike['similarity']:.0%} or more of the runs of words of "
             f"one before: {OUTPUT}/near_duplicates.tsv names them. They stay, in its split; "
             "validate.near_duplicates: drop leaves them out"
         )
-    leaking = figures["leakage"]
     if leaking["leaking_documents"]:
         worst = ", ".join(places.short(one["line"]) for one in leaking["worst"])
         cli.say(

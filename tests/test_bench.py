@@ -1,10 +1,19 @@
 """The benchmarks run, and count what they say they count."""
 
 import json
+import random
 import subprocess
 import sys
 
 from conftest import HOME, environment, many_texts
+
+
+def write_corpus(path):
+    """Documents that are not so much alike that they would all fall into one split."""
+    rnd = random.Random(0)
+    words = sorted({word for text in many_texts() for word in text.split()})
+    texts = [f"{text} {' '.join(rnd.sample(words, 10))}" for text in many_texts()]
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
 def bench(*command):
@@ -34,7 +43,7 @@ def test_what_a_benchmark_lacks_is_one_line():
 
 def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
     corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in many_texts()), encoding="utf-8")
+    write_corpus(corpus)
     given = ("--base", str(tiny_base), "--corpus", str(corpus), "--length", "64", "--runs", "1")
     result = bench("bench.training", *given, "--quality", "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
@@ -50,7 +59,7 @@ def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
 
 def test_scoring_is_measured_against_one_by_one(tmp_path, tiny_base):
     corpus = tmp_path / "corpus.jsonl"
-    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in many_texts()), encoding="utf-8")
+    write_corpus(corpus)
     given = ("--base", str(tiny_base), "--corpus", str(corpus), "--runs", "1", "--documents", "12")
     result = bench("bench.scoring", *given, "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr

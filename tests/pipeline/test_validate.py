@@ -15,7 +15,7 @@ from itertools import combinations
 import pyarrow as pa
 import pytest
 from bad_input import BAD_LINES
-from conftest import copy_project, environment, lines_of, many_texts
+from conftest import OWN_SPLITS, copy_project, environment, lines_of, many_texts
 from pyarrow import parquet
 
 from stages import validate
@@ -34,7 +34,7 @@ def data_project(folder, tiny_base):
     for name in ("model/embedded", "model/base"):
         shutil.rmtree(made.path(name), ignore_errors=True)
         shutil.copytree(tiny_base, made.path(name))
-    made.set(tokenize__max_length="48")
+    made.set(tokenize__max_length="48", **OWN_SPLITS)
     return made
 
 
@@ -503,7 +503,7 @@ def split_of_lines(project):
 def test_near_duplicates_fall_into_the_split_of_the_first_of_them_or_are_left_out(project, how):
     texts, groups = with_copies()
     project.write_corpus([texts[group[0] - 1] for group in groups])
-    project.set(validate__validation_fraction="0.25", validate__test_fraction="0.25")
+    project.set(validate__validation_fraction="0.25", validate__test_fraction="0.25", validate__similarity="0.8")
     project.ok("python", "-m", "stages.validate")
     alone = split_of_lines(project)
     project.write_corpus(texts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
@@ -24,7 +25,10 @@ from stages.lib.overlap.words import words_of
 SHINGLE = 5  # words
 _MISSED = 0.005  # of the pairs that are just similar enough
 _MOST_BANDS = 16
-_LOOK_BACK = 20  # documents with the same band that one is compared with, the nearest before it
+# Of a text that is there a thousand times, each copy is compared with so many: those before it that share most bands,
+# of the nearest in each band.
+_COMPARED = 10
+_LOOKED_AT = 20
 _SEED = 1
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits all over
 # Scripts that put no space between words: each character counts as a word.
@@ -121,14 +125,10 @@ def pairs(signed: np.ndarray, text_of: Callable[[int], str], similarity: float) 
 
     for second in np.flatnonzero((linked > 0).any(axis=1)).tolist():
         mine = shingles_of(second)
-        for first in sorted(_candidates(linked, second)):
-            others = shingles_of(first)
-            # Sets of sizes that differ more than that cannot be so similar.
-            if min(len(mine), len(others)) >= similarity * max(len(mine), len(others)):
-                both = len(mine & others)
-                found = both / (len(mine) + len(others) - both)
-                if found >= similarity:
-                    yield Pair(first, second, found)
+        for first in _candidates(linked, second):
+            found = _jaccard(mine, shingles_of(first))
+            if found >= similarity:
+                yield Pair(first, second, found)
 
 
 def firsts(count: int, found: Sequence[Pair]) -> array[int]:
@@ -151,6 +151,11 @@ def firsts(count: int, found: Sequence[Pair]) -> array[int]:
     return parents
 
 
+def _jaccard(one: set[str], other: set[str]) -> float:
+    both = len(one & other)
+    return both / (len(one) + len(other) - both)
+
+
 def _link(signed: np.ndarray) -> np.ndarray:
     """Put in each number's place that of the document before with the same number in this band, + 1; 0 for none."""
     for band in range(signed.shape[1]):
@@ -162,13 +167,13 @@ def _link(signed: np.ndarray) -> np.ndarray:
     return signed
 
 
-def _candidates(linked: np.ndarray, place: int) -> set[int]:
-    """The documents before this one with which it shares a band, the nearest in each."""
-    found = set()
+def _candidates(linked: np.ndarray, place: int) -> list[int]:
+    """The documents before this one with which it is to be compared, in order."""
+    shared = Counter[int]()
     for band, link in enumerate(linked[place].tolist()):
-        for _ in range(_LOOK_BACK):
+        for _ in range(_LOOKED_AT):
             if not link:
                 break
-            found.add(link - 1)
+            shared[link - 1] += 1
             link = int(linked[link - 1, band])
-    return found
+    return sorted(other for other, _ in shared.most_common(_COMPARED))
