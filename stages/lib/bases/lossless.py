@@ -55,9 +55,7 @@ def _load(folder: Path, name: str) -> Tokenizer:
         if "tokenizer.json" in known:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         elif {"vocab.json", "merges.txt"} <= known:
-            tokenizer = Tokenizer(algorithms.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
-            tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-            tokenizer.decoder = decoders.ByteLevel()
+            tokenizer = _of_older_form(folder)
         elif known & {"spiece.model", "tokenizer.model", "vocab.txt"}:
             tokenizer = _through_transformers(folder)
         else:
@@ -69,6 +67,13 @@ def _load(folder: Path, name: str) -> Tokenizer:
         raise
     except Exception as error:  # the libraries raise nothing narrower, and files may hold anything
         raise UserError(f"{name}: its tokenizer cannot be read ({printable(str(error))})") from None
+    return tokenizer
+
+
+def _of_older_form(folder: Path) -> Tokenizer:
+    tokenizer = Tokenizer(algorithms.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt")))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
 
