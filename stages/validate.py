@@ -45,12 +45,12 @@ def validated(
     """Fill `folder` and the file of rejected lines; return figures, the histogram of lengths, and what was read."""
     rules = settings.validate_
     reader = lines.Reader(settings.corpus.path, rules.max_line_bytes)
-    tally, marks = Tally(settings.corpus.path, settings.corpus.text_field, reader.places), dict[int, list[str]]()
+    tally = Tally(settings.corpus.path, settings.corpus.text_field, reader.places)
     with Collected(folder / "documents.arrow", Bands.of(rules.similarity).count) as collected:
-        collect(settings, reader, tally, collected, marks, folder, rejected)
+        collect(settings, reader, tally, collected, folder, rejected)
         firsts, alike = _near_duplicates(collected, rules, folder)
         with splits.Writer(folder) as writer:
-            description = _divide(collected, firsts, marks, rules, writer)
+            description = _divide(collected, firsts, rules, writer)
     reader.places.write(folder / "files.tsv")
     few_long = _refuse_nothing_to_train_on(writer, tally)
     kept = sum(writer.documents.values())
@@ -94,7 +94,6 @@ def _near_duplicates(
 def _divide(
     collected: Collected,
     firsts: np.ndarray,
-    marks: dict[int, list[str]],
     rules: params.Validate,
     writer: splits.Writer,
 ) -> Description:
@@ -108,7 +107,7 @@ def _divide(
             kept = firsts[places] == np.arange(places.start, places.stop)
         texts, lines_kept = texts.filter(pa.array(kept)), numbers[places][kept]
         writer.add(texts, lines_kept, of_first[kept])
-        description.add(texts, lines_kept.tolist(), marks)
+        description.add(texts, lines_kept.tolist(), collected.marks)
     return description
 
 

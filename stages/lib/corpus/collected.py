@@ -26,13 +26,14 @@ _SCHEMA = pa.schema([("text", pa.string())])
 class Collected:
     """Takes in documents, in order, and gives them back by their places, counted from 0; used in a `with` block.
 
-    Takes some 65 bytes of memory a document.
+    `marks` are those of other tools, by the line of the document they are in. Takes some 65 bytes of memory a document.
     """
 
     def __init__(self, path: Path, bands: int) -> None:
         """`path` is that of a file to hold the texts, which is removed in the end."""
         self._path, self._bands = path, bands
         self._lines, self._splits, self._signatures = array("q"), array("b"), bytearray()
+        self.marks: dict[int, list[str]] = {}
 
     def __enter__(self) -> Collected:
         self._sink = pa.OSFile(str(self._path), "wb")
@@ -88,11 +89,10 @@ def collect(
     reader: lines.Reader,
     tally: Tally,
     collected: Collected,
-    marks: dict[int, list[str]],
     folder: Path,
     rejected: Path,
 ) -> None:
-    """Read the corpus into `collected`, each document once, with the marks of other tools by line."""
+    """Read the corpus into `collected`, each document once; name the copies in `folder`, and the `rejected` lines."""
     met: dict[bytes, int] = {}
     with (
         open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
@@ -103,7 +103,7 @@ def collect(
             new = np.array(_are_new(found, met, duplicates, tally), bool)
             own = _splits_of(compress(found.keys, new), settings.validate_)
             collected.add(found.strings().filter(pa.array(new)), compress(found.lines, new), own, found.signatures[new])
-            marks |= found.marks
+            collected.marks |= found.marks
     collected.complete()
 
 

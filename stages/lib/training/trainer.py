@@ -119,8 +119,7 @@ def prepare(
     """The Trainer for `model` over packed `rows`, with the settings of params.yaml under its own names."""
     if speed.compile:
         model.transformer.compile(dynamic=True)  # in place: the names of the weights stay
-    rate = learning_rate(settings.learning_rate, models.parameters(model), bool(settings.lora_rank))
-    arguments = _arguments(settings, plan, run, speed, rate)
+    arguments = _arguments(model, settings, plan, run, speed)
     made = Trainer(model=model, args=arguments, train_dataset=rows, data_collator=collate)
     made.remove_callback(PrinterCallback)
     made.run, made.record = run, record
@@ -130,7 +129,7 @@ def prepare(
 
 
 def _arguments(
-    settings: params.Train, plan: Plan, run: checkpoints.Run, speed: devices.Speed, rate: float
+    model: torch.nn.Module, settings: params.Train, plan: Plan, run: checkpoints.Run, speed: devices.Speed
 ) -> TrainingArguments:
     on_gpu = devices.choose().type == "cuda"
     arguments = TrainingArguments(
@@ -138,7 +137,7 @@ def _arguments(
         num_train_epochs=settings.epochs,
         per_device_train_batch_size=settings.batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation_steps,
-        learning_rate=rate,
+        learning_rate=learning_rate(settings.learning_rate, models.parameters(model), bool(settings.lora_rank)),
         lr_scheduler_type=settings.scheduler,
         warmup_steps=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
