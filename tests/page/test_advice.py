@@ -16,6 +16,7 @@ pytestmark = pytest.mark.usefixtures("at_home")
 
 GOOD = {
     "settings": {
+        "validate": {"near_duplicates": "report"},
         "train": {"epochs": 3, "keep": "best"},
         "evaluate": {"new_tokens": 200},
         "report": {"corpus_language": "ru"},
@@ -23,6 +24,8 @@ GOOD = {
     "base": {"source": "hub"},
     "validate": {
         "lines": 500,
+        "kept": 500,
+        "near_duplicates": {"documents": 0},
         "rejected": 0,
         "duplicates": 0,
         "marks": [],
@@ -96,6 +99,11 @@ TROUBLES = [
         None,
     ),
     ({"validate__duplicates": 51}, "10\u00a0% of the lines repeat another one", None),
+    (
+        {"validate__near_duplicates__documents": 51},
+        "10\u00a0% of the documents are nearly the same as an earlier one",
+        "validate.near_duplicates=drop",
+    ),
     ({"validate__leakage__leaking_share": 0.011}, "Leakage: 1.1\u00a0% of the held-out documents share 13 words", None),
     (
         {"tokenize__vocabulary_fits": False, "tokenize__bytes_per_token": 1.68},
@@ -126,6 +134,8 @@ def test_each_trouble_has_its_warning(changes, text, command):
         {"evaluate__comparison__high": -0.0001},
         {"validation": validations(1.3, 1.2, 1.2119)},
         {"validate__duplicates": 50},
+        {"validate__near_duplicates__documents": 50},
+        {"validate__near_duplicates__documents": 400, "settings__validate__near_duplicates": "keep"},
         {"validate__leakage__leaking_share": 0.01},
         {"validate__leakage__leaking_share": None},  # no held-out documents
         {"tokenize__train__tokens": 20_000},

@@ -14,7 +14,7 @@ FEW_TRAINING_TOKENS = 20_000
 LATER_WORSE = 1.01  # the last validation over the best one, in bits per byte
 STILL_FALLING = 0.995  # the last validation over the one before it
 MANY_LEAKS = 0.01  # share of the held-out documents that hold a run of words of a training document
-MANY_DUPLICATES = 0.1  # share of the lines
+MANY_DUPLICATES = 0.1  # share of the lines, or of the documents
 MORE_COPIES = 0.1  # share of copies after the beginnings of training documents, over that after held-out ones
 MUCH_REPETITION = 0.2  # share of the runs of four tokens that stood earlier in the same sample
 
@@ -160,6 +160,16 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
                 "%(share)s of the lines repeat another one and were left out.",
                 share=words.percent(validate["duplicates"] / validate["lines"]),
             )
+        )
+    alike, treated = validate["near_duplicates"]["documents"], facts["settings"]["validate"]["near_duplicates"]
+    if alike > MANY_DUPLICATES * validate["kept"] and treated == "report":
+        yield Finding(
+            words(
+                "%(share)s of the documents are nearly the same as an earlier one: the model sees them again and again, "
+                "and learns them by heart.",
+                share=words.percent(alike / validate["kept"]),
+            ),
+            _experiment("validate.near_duplicates", "drop"),
         )
     if (validate["leakage"]["leaking_share"] or 0) > MANY_LEAKS:
         yield Finding(
