@@ -165,8 +165,8 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     if alike > MANY_DUPLICATES * validate["kept"] and treated == "report":
         yield Finding(
             words(
-                "%(share)s of the documents are nearly the same as an earlier one: the model sees them again and again, "
-                "and learns them by heart.",
+                "%(share)s of the documents are nearly the same as an earlier one: the model sees them again and "
+                "again, and learns them by heart.",
                 share=words.percent(alike / validate["kept"]),
             ),
             _experiment("validate.near_duplicates", "drop"),
