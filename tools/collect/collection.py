@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import tarfile
 import zipfile
 import zlib
@@ -23,7 +24,7 @@ from tools.collect.sources import File
 # What libraries raise where a file is not what it claims to be.
 _DAMAGES = (
     *(EOFError, LZMAError, zlib.error, zipfile.BadZipFile, tarfile.TarError),
-    *(pa.ArrowException, NotImplementedError, UnicodeError),
+    *(pa.ArrowException, RuntimeError, UnicodeError),
 )
 
 
@@ -95,7 +96,10 @@ def _undamaged(name: str) -> Iterator[None]:
         raise Unreadable(f"{name} is nested too deep to be read") from None
     except _DAMAGES as error:
         raise Unreadable(f"{name} is damaged, or cut off: {error}") from None
+    except MemoryError:  # so much is often asked for by a number that is damaged
+        raise Unreadable(f"{name} is damaged, or takes more memory than there is") from None
     except OSError as error:
-        if error.errno is not None:  # of the system, and not of what unpacks
+        # Of the system, and not of what unpacks or seeks where a damaged number says.
+        if error.errno not in (None, errno.EINVAL):
             raise
         raise Unreadable(f"{name} is damaged, or cut off: {error}") from None

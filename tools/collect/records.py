@@ -194,6 +194,9 @@ def _rows(stream: Any, magic: bytes) -> Iterator[Record]:
     else:
         batches = pa.ipc.open_stream(stream)
     for batch in batches:
+        batch.validate(
+            full=True
+        )  # Arrow believes what a file says of itself, and what is damaged would end the process
         readable = [field.name for field in batch.schema if not _is_binary(field.type)]
         for part in range(0, batch.num_rows, 1000):
             yield from batch.slice(part, 1000).select(readable).to_pylist()

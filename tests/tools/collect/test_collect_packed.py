@@ -2,13 +2,17 @@
 
 import bz2
 import gzip
+import io
 import json
 import lzma
+import random
 import re
 
 import pyarrow as pa
 import pytest
 from archives import tarred, zipped
+
+from stages.lib.common import cli
 
 pytest_plugins = ["collecting"]
 
@@ -122,3 +126,34 @@ def test_a_failure_half_way_leaves_the_old_corpus(collect, refused, tmp_path):
         collect("a.txt", "b.json")
     assert (tmp_path / "made.jsonl").read_bytes() == before
     assert json.loads(before)["text"] == "old"
+
+
+def arrow_stream():
+    table = pa.table({"url": ["a", "b"] * 50, "content": ["Первый.", "Второй."] * 50})
+    packed = io.BytesIO()
+    with pa.ipc.new_stream(packed, table.schema) as writer:
+        writer.write_table(table)
+    return packed.getvalue()
+
+
+FILES = {"a.arrow": arrow_stream(), "a.zip": zipped(MEMBERS), "a.tar.gz": gzip.compress(tarred(MEMBERS))}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_damaged_file_gives_documents_or_one_line_and_never_a_traceback(collect, tmp_path, name):
+    """Whatever the damage: Arrow, for one, would end the process over some of it."""
+    chance = random.Random(0)
+    errors = []
+    for damage in range(120):
+        content = bytearray(FILES[name])
+        if damage % 3 == 0:
+            del content[chance.randrange(len(content)) :]
+        for _ in range(damage % 3 * 3):
+            content[chance.randrange(len(content))] = chance.randrange(256)
+        (tmp_path / name).write_bytes(content)
+        try:
+            collect(name)
+        except cli.UserError as error:
+            errors.append(str(error))
+    assert errors
+    assert not any("\n" in error for error in errors)
