@@ -120,7 +120,7 @@ def _marked_up(begins: str, file: File) -> str:
         return "vk"
     if "ui_crumb" in begins:
         raise Unreadable(f"{file.name} is a page of VK's archive that holds no messages")
-    if 'class="page_wrap"' in begins and "from_name" in begins:
+    if "<title>Exported Data</title>" in begins and 'class="page_wrap' in begins:
         raise Unreadable(f"{file.name} is Telegram's export as HTML: export again, as machine-readable JSON")
     if _HTML.search(begins[:4096]):
         return "html"

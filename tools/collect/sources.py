@@ -138,12 +138,19 @@ def _walk(folder: Path, not_this: Path) -> Iterator[File | Left]:
                 raise UserError(f"{printable(str(folder))} has more than {MANY} files: name parts of it")
             if path.resolve() == not_this:
                 yield Left("corpus that is to be replaced")
-            elif name.startswith("."):
-                yield Left("hidden files")
+            elif reason := _left_out(name):
+                yield Left(reason)
             elif not path.is_file():
                 yield Left("links to nowhere and special files")
             else:
                 yield _on_disk(path, str(Path(folder.resolve().name) / path.relative_to(folder)))
+
+
+def _left_out(name: str) -> str | None:
+    """Why a file of this name, or path in an archive, is not looked at among others."""
+    if any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in PurePosixPath(name).parts):
+        return "hidden files"
+    return "style sheets and scripts" if name.lower().endswith((".css", ".js")) else None
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -218,6 +225,5 @@ def _tar_members(file: File) -> Iterator[File | Left]:
 
 
 def _member(file: File, name: str, size: int, fault: str | None, opened: Callable[[], BinaryIO]) -> File | Left:
-    if any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in PurePosixPath(name).parts):
-        return Left("hidden files")
+    fault = _left_out(name) or fault
     return Left(fault) if fault else File(printable(f"{file.name}/{name}"), opened, size, file.depth + 1)

@@ -134,6 +134,7 @@ def vk(tmp_path):
     chat.mkdir(parents=True)
     (chat / "messages0.html").write_bytes(vk_page(*NEWER))
     (chat / "messages50.html").write_bytes(vk_page(*OLDER))
+    (tmp_path / "Archive/style.css").write_text("div { margin: 0 }")
     (tmp_path / "Archive/messages/index-messages.html").write_bytes(vk_page())
     return tmp_path / "Archive"
 
@@ -148,6 +149,7 @@ def test_vks_pages_are_one_chat_from_the_oldest_message_on(collect, vk):
         "forwarded messages": 1,
         "media without words": 1,
         "unreadable": 1,
+        "style sheets and scripts": 1,
     }
     assert run.counts() == {"VK's archives": (8, 2, 1, 6)}
     assert "encoding windows-1251" in run.said
