@@ -1,0 +1,152 @@
+"""What became of everything that was found, so that it adds up, and what is said of it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from stages.lib.common.cli import UserError, printable
+from tools.collect import chats, divide
+from tools.collect.documents import Document, Left, Note, Speakers, Wishes
+from tools.collect.recognise import KINDS
+
+# Bytes of a text, so that its line has no more than the pipeline takes where its settings are left as they are.
+LONGEST = 15 * 2**20
+# So few documents that are so long, in characters, want to be divided.
+FEW, LONG = 20, 10_000
+_EXAMPLES, _BEGINNING, _NAMED = 3, 300, 5
+# No text has them: control characters but tab and the ends of lines, half characters, byte order marks.
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff]")
+_EMPTY_LINES = re.compile(r"(?:[^\S\n]*\n)+")
+
+
+@dataclass
+class Tally:
+    """One kind of files: `written` and `left` count its units (messages, rows, …), `documents` what was made."""
+
+    title: str
+    unit: str
+    files: int = 0
+    written: int = 0
+    documents: int = 0
+    left: Counter[str] = field(default_factory=Counter)
+    notes: Counter[str] = field(default_factory=Counter)
+
+    def lines(self) -> Iterator[str]:
+        """What to say of it."""
+        left = self.left.total()
+        yield (
+            f"{self.title}, {counted(self.files, 'files')}: {counted(self.written + left, self.unit)} found = "
+            f"{self.written} written, in {counted(self.documents, 'documents')}, + {left} left out"
+        )
+        yield from (f"  left out: {count} {reason}" for reason, count in self.left.most_common())
+        for note, count in self.notes.most_common(_NAMED):
+            yield f"  {note}" + (f" ({count} files)" if count > 1 else "")
+
+
+def counted(number: int, things: str) -> str:
+    """A number of things, in the plural where there is not one."""
+    return f"{number} {things.removesuffix('s') if number == 1 else things}"
+
+
+class Account:
+    """Of everything. `documents` and `characters` count what is written."""
+
+    def __init__(self, wishes: Wishes) -> None:
+        self._wishes = wishes
+        self._tallies: dict[str, Tally] = {}
+        self._files_left: Counter[str] = Counter()
+        self._unreadable: list[str] = []
+        self._speakers: Counter[str] = Counter()
+        self._cleaned = 0
+        self._few: list[str] = []
+        self._examples: list[str] = []
+        self._chance = random.Random(0)
+        self.documents = self.characters = 0
+
+    def tally(self, kind: str) -> Tally:
+        """The tally of a kind."""
+        return self._tallies.setdefault(kind, Tally(KINDS[kind].title, KINDS[kind].unit))
+
+    def leave_files(self, left: Left) -> None:
+        """Note that files are left out before they are read."""
+        self._files_left[left.reason] += left.count
+
+    def leave_unreadable(self, message: str) -> None:
+        """Note that a file among others is left out, and why."""
+        self._files_left["unreadable"] += 1
+        if len(self._unreadable) < _NAMED:
+            self._unreadable.append(message)
+
+    def take(self, event: Left | Note | Speakers, tally: Tally) -> None:
+        """Note whatever is no document."""
+        if isinstance(event, Left):
+            tally.left[event.reason] += event.count
+        elif isinstance(event, Note):
+            tally.notes[event.text] += 1
+        else:
+            self._speakers.update(event.names)
+
+    def write(self, document: Document, tally: Tally) -> str | None:
+        """The text to write, without what is no text; None where nothing is left, or too much."""
+        text = document.text.replace("\r\n", "\n").replace("\r", "\n")
+        cleaned = _NO_TEXT.sub("", text)
+        self._cleaned += cleaned != text
+        beginning = _EMPTY_LINES.match(cleaned)
+        text = cleaned[beginning.end() if beginning else 0 :].rstrip()
+        if not text or len(text.encode()) > LONGEST:
+            reason = "too long for a line of the corpus: --by size divides them" if text else "empty"
+            tally.left[reason] += document.parts or 1
+            return None
+        tally.written += document.parts
+        tally.documents += 1
+        self._remember(text)
+        return text
+
+    def _remember(self, text: str) -> None:
+        """Keep some documents by chance, always the same, and all while they are few."""
+        self.documents += 1
+        self.characters += len(text)
+        if self.documents < FEW:
+            self._few.append(text)
+        if len(self._examples) < _EXAMPLES:
+            self._examples.append(text[: _BEGINNING + 1])
+        elif (at := self._chance.randrange(self.documents)) < _EXAMPLES:
+            self._examples[at] = text[: _BEGINNING + 1]
+
+    def require_speaker(self) -> None:
+        """Raise UserError when chats were read, and nobody in them has the name that is asked for."""
+        name = self._wishes.mine
+        if name and self._speakers and not any(chats.is_same(one, name) for one in self._speakers):
+            raise UserError(f"no {printable(name)} in what was read: in it write {chats.listed(self._speakers)}")
+
+    def lines(self) -> Iterator[str]:
+        """What was found, left out and why, kind by kind."""
+        for tally in self._tallies.values():
+            if tally.files or tally.documents:
+                yield from tally.lines()
+        read, left = sum(tally.files for tally in self._tallies.values()), self._files_left.total()
+        if left:
+            yield f"{counted(read + left, 'files')} found = {read} read + {left} left out"
+            yield from (f"  left out: {count} {reason}" for reason, count in self._files_left.most_common())
+            yield from (f"    {message}" for message in self._unreadable)
+        if self._cleaned:
+            yield f"control characters and other bytes that are no text: taken out of {self._cleaned} documents"
+
+    def examples(self) -> Iterator[str]:
+        """Some documents as they will be learned, shortened."""
+        for text in self._examples:
+            yield "a document, as it will be learned:"
+            shown = text[:_BEGINNING] + "…" * (len(text) > _BEGINNING)
+            yield from (f"  | {line}" for line in shown.split("\n"))
+
+    def advice(self) -> str | None:
+        """How to divide documents that are few and long; None for others."""
+        if not 0 < self.documents < FEW or self.characters < LONG * self.documents:
+            return None
+        chapters = sum(map(divide.headings, self._few))
+        way = "chapter" if self._wishes.by is None and chapters > 2 * self.documents else "size"
+        return f"few documents, and long ones: with --by {way} they become more"

@@ -1,0 +1,105 @@
+"""Everything in a source, however it is packed, into lines of the corpus."""
+
+from __future__ import annotations
+
+import errno
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import StringIO
+from lzma import LZMAError
+from pathlib import Path
+from typing import BinaryIO
+
+import pyarrow as pa
+
+from stages.lib.common import cli, files
+from tools.collect import divide, recognise, sources
+from tools.collect.account import Account, Tally
+from tools.collect.documents import Document, Left, Unreadable, Wishes
+from tools.collect.sources import File
+
+# What libraries raise where a file is not what it claims to be.
+_DAMAGES = (
+    *(EOFError, LZMAError, zlib.error, zipfile.BadZipFile, tarfile.TarError),
+    *(pa.ArrowException, RuntimeError, UnicodeError),
+)
+
+
+class Collection:
+    """Writes lines to `out`, with the place each is from unless they are to be `bare`, and keeps account."""
+
+    def __init__(self, wishes: Wishes, account: Account, out: BinaryIO, bare: bool, bar: cli.Bar) -> None:
+        self._wishes, self._account, self._out, self._bare, self._bar = wishes, account, out, bare, bar
+
+    def add(self, source: Path, not_this: Path) -> None:
+        """Add a file, or all of a folder but the file `not_this`.
+
+        Raises UserError for a file that cannot be read; among others such a file is left out.
+        """
+        for one in sources.files_of(source, not_this):
+            self._add(one, alone=source.is_file())
+
+    def _add(self, one: File | Left, alone: bool) -> None:
+        if isinstance(one, Left):
+            self._account.leave_files(one)
+            return
+        try:
+            with _undamaged(one.name):
+                kind = recognise.recognise(one)
+                if kind in sources.PACKED:
+                    for inner in sources.unpacked(one, kind):
+                        self._add(inner, alone and kind not in ("zip", "tar"))
+                else:
+                    self._read(one, kind)
+        except Unreadable as error:
+            if alone:
+                raise
+            self._account.leave_unreadable(str(error))
+
+    def _read(self, file: File, kind: str) -> None:
+        tally = self._account.tally(kind)
+        for event in recognise.KINDS[kind].read(file, self._wishes):
+            if isinstance(event, Document):
+                for piece in self._pieces(event, recognise.KINDS[kind]):
+                    self._write(piece, file, tally)
+            else:
+                self._account.take(event, tally)
+        tally.files += 1
+
+    def _write(self, document: Document, file: File, tally: Tally) -> None:
+        if (text := self._account.write(document, tally)) is not None:
+            source = f"{file.name}:{document.place}" if document.place else file.name
+            line = {"text": text} if self._bare else {"text": text, "source": source}
+            self._out.write(files.to_json_line(line).encode())
+            self._bar.update()
+
+    def _pieces(self, document: Document, kind: recognise.Kind) -> Iterator[Document]:
+        if self._wishes.by not in kind.ways:
+            yield document
+            return
+        pieces = divide.pieces(StringIO(document.text), self._wishes.by, self._wishes.size)
+        for number, piece in enumerate(pieces):
+            yield Document(piece, f"{document.place}.{number + 1}", document.parts if number == 0 else 0)
+
+
+@contextmanager
+def _undamaged(name: str) -> Iterator[None]:
+    """Turn what a library makes of a damaged file into Unreadable."""
+    try:
+        yield
+    except Unreadable:
+        raise
+    except RecursionError:
+        raise Unreadable(f"{name} is nested too deep to be read") from None
+    except _DAMAGES as error:
+        raise Unreadable(f"{name} is damaged, or cut off: {error}") from None
+    except MemoryError:  # so much is often asked for by a number that is damaged
+        raise Unreadable(f"{name} is damaged, or takes more memory than there is") from None
+    except OSError as error:
+        # Of the system, and not of what unpacks or seeks where a damaged number says.
+        if error.errno not in (None, errno.EINVAL):
+            raise
+        raise Unreadable(f"{name} is damaged, or cut off: {error}") from None

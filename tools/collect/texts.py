@@ -1,0 +1,18 @@
+"""Plain text and Markdown, kept as written."""
+
+from __future__ import annotations
+
+from tools.collect import decoding, divide
+from tools.collect.documents import Document, Found, Note, Wishes
+from tools.collect.sources import File
+
+
+def read(file: File, wishes: Wishes) -> Found:
+    """The file as one document, or as many as it is divided into."""
+    encoding = decoding.encoding_of(file, wishes.encoding)
+    yield Note(f"encoding {encoding.said}")
+    if wishes.by in (None, "file"):
+        yield Document(decoding.whole_text(file, encoding))
+        return
+    for number, piece in enumerate(divide.pieces(decoding.lines(file, encoding), wishes.by, wishes.size)):
+        yield Document(piece, str(number + 1), 1 if number == 0 else 0)
