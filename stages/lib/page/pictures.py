@@ -143,9 +143,19 @@ def _inline(name: str, draw: Callable[[Axes], None]) -> str:
 
 
 def _svg(name: str, size: Sequence[float], draw: Callable[[Figure], None], ink: str, paper: str) -> str:
-    style: dict[str, Any] = dict.fromkeys(
-        ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), ink
-    ) | {
+    with matplotlib.rc_context(_style(name, ink, paper)):
+        figure = Figure(figsize=size, layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        # Without these, the date stands in the file.
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    # Several pictures share a page, and ids must not.
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", buffer.getvalue())
+
+
+def _style(name: str, ink: str, paper: str) -> dict[str, Any]:
+    inked = ("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color")
+    return dict.fromkeys(inked, ink) | {
         "svg.hashsalt": name,  # otherwise ids are random
         "font.size": 10,
         "axes.grid": True,
@@ -156,11 +166,3 @@ def _svg(name: str, size: Sequence[float], draw: Callable[[Figure], None], ink: 
         "axes.facecolor": "none",
         "savefig.facecolor": paper,
     }
-    with matplotlib.rc_context(style):
-        figure = Figure(figsize=size, layout="constrained")
-        draw(figure)
-        buffer = io.StringIO()
-        # Without these, the date stands in the file.
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
-    # Several pictures share a page, and ids must not.
-    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{name}-", buffer.getvalue())
