@@ -68,17 +68,14 @@ def next_steps(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
 def _about_the_result(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     evaluation = facts["evaluate"]
     compared, documents = evaluation["comparison"], evaluation["documents"]
-    if not documents and facts["validate"]["few_long_documents"]:
+    if not documents:
         yield Finding(
             words(
                 "No document fell into the test split: whether the model got better is not known. Divide your long "
                 "documents, at their chapters for example: each piece on a line of its own."
             )
-        )
-        return
-    if not documents:
-        yield Finding(
-            words(
+            if facts["validate"]["few_long_documents"]
+            else words(
                 "No document fell into the test split: whether the model got better is not known. "
                 "A larger corpus, or a larger validate.test_fraction, has some."
             )
