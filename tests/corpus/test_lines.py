@@ -112,7 +112,7 @@ def test_utf_16_is_told_from_the_first_bytes(tmp_path, encoding, named):
 def test_a_json_array_is_told_from_lines(tmp_path, content):
     path = tmp_path / "corpus.jsonl"
     path.write_text(content, encoding="utf-8")
-    with pytest.raises(UserError, match="is one JSON array, not a document a line: jq -c"):
+    with pytest.raises(UserError, match=r"is one JSON array, not a document a line: python -m tools\.collect"):
         read(path)
 
 

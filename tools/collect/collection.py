@@ -48,7 +48,7 @@ class Collection:
             return
         try:
             with _undamaged(one.name):
-                kind = recognise.recognise(one)
+                kind = recognise.recognise(one, self._wishes.column is not None)
                 if kind in sources.PACKED:
                     for inner in sources.unpacked(one, kind):
                         self._add(inner, alone and kind not in ("zip", "tar"))

@@ -60,8 +60,11 @@ _JSON = re.compile(r'\[\s*[\[{"]|\{\s*["}]|\[\s*\]')
 _TABLES = {".csv", ".tsv", ".tab"}
 
 
-def recognise(file: File) -> str:
-    """The name of its kind in `KINDS`, or of how it is packed. Raises Unreadable for what is nothing of that."""
+def recognise(file: File, has_columns: bool = False) -> str:
+    """The name of its kind in `KINDS`, or of how it is packed; what is written `has_columns`, if the user says so.
+
+    Raises Unreadable for what is nothing of that.
+    """
     start = file.start()
     for magic, kind in _PACKED.items():
         if start.startswith(magic):
@@ -77,7 +80,7 @@ def recognise(file: File) -> str:
             raise Unreadable(f"{file.name} is {what}")
     if b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff")) and not decoding.wide(start):
         raise Unreadable(f"{file.name} is no text, and no kind of file that is known here")
-    return _written(_decoded(start), file)
+    return _written(_decoded(start), file, has_columns)
 
 
 def _zipped(file: File) -> str:
@@ -96,7 +99,7 @@ def _decoded(start: bytes) -> str:
     return start.decode(codec, "replace").removeprefix("\ufeff").replace("\r\n", "\n")
 
 
-def _written(start: str, file: File) -> str:
+def _written(start: str, file: File, has_columns: bool) -> str:
     """The kind of what is written in characters."""
     begins = start.lstrip()
     if begins.startswith("{\\rtf"):
@@ -109,7 +112,7 @@ def _written(start: str, file: File) -> str:
         if telegram.begins(begins):
             return "telegram"
         return "jsonl" if _is_lines(file, begins) else "json"
-    called_table = PurePosixPath(file.name).suffix.lower() in _TABLES
+    called_table = has_columns or PurePosixPath(file.name).suffix.lower() in _TABLES
     return "csv" if tables.separator(start, called_table) else "text"
 
 
@@ -131,7 +134,7 @@ def _marked_up(begins: str, file: File) -> str:
 
 def _is_lines(file: File, begins: str) -> bool:
     """Whether JSON comes a record a line: the first line is one by itself, and not all there is."""
-    first, more, _ = begins.partition("\n")
+    first, _, more = begins.partition("\n")
     if not more:  # the first line is longer than what was looked at, or the only one
         with file.open() as stream:
             first, more = stream.readline(2 * decoding.LINE).decode("utf-8", "replace"), stream.read(1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from statistics import fmean
@@ -29,6 +30,8 @@ _TOGETHER = (
     "{instruction}\\n\\n{output}",
     "{question}\\n{answer}",
 )
+_DECODER = json.JSONDecoder()
+_BLANK = re.compile(r"\s*")
 _CLEARLY = 3  # times as long as any other a column is that needs no name
 
 
@@ -144,13 +147,26 @@ def load(file: File, wishes: Wishes) -> tuple[Any, Note]:
     """What a JSON file holds, and its encoding. Raises Unreadable, with the line where it is none."""
     encoding = decoding.encoding_of(file, wishes.encoding)
     try:
-        value = json.loads(decoding.whole_text(file, encoding, _JSON))
+        values = _values(decoding.whole_text(file, encoding, _JSON))
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise Unreadable(f"{file.name} begins like JSON, but is none at {where}") from None
     except ValueError as error:  # a number of thousands of digits
         raise Unreadable(f"{file.name} is JSON that cannot be read: {error}") from None
-    return value, Note(f"encoding {encoding.said}")
+    return values[0] if len(values) == 1 else values, Note(f"encoding {encoding.said}")
+
+
+def _values(text: str) -> list[Any]:
+    """The values of JSON in a text, mostly one; some programs write one object after the other, each over many lines.
+
+    Raises JSONDecodeError.
+    """
+    values, place = [], _BLANK.match(text).end()
+    while place < len(text) or not values:
+        value, place = _DECODER.raw_decode(text, place)
+        values.append(value)
+        place = _BLANK.match(text, place).end()
+    return values
 
 
 def read_json(file: File, wishes: Wishes) -> Found:

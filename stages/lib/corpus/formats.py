@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -12,43 +11,41 @@ from stages.lib.common.cli import UserError, printable
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 BOM = b"\xef\xbb\xbf"
 LOOKED_AT = 2**16  # bytes of a file's beginning in which something is looked for
-CHAT = {"messages", "conversations", "conversation", "turns"}  # what the turns of a chat are called
 
 _MAGIC = {
     b"\x1f\x8b": ("packed with gzip", "have its name end in .jsonl.gz, in corpus.path too if that names it"),
     b"\x28\xb5\x2f\xfd": ("packed with zstd", "have its name end in .jsonl.zst, in corpus.path too if that names it"),
-    b"BZh": ("packed with bzip2", "unpack it"),
-    b"\xfd7zXZ\0": ("packed with xz", "unpack it"),
-    b"PK\x03\x04": ("a ZIP archive, as .docx, .xlsx and .epub are", "unpack it, or save its text as JSON Lines"),
-    b"%PDF-": ("a PDF", "take its text out of it, and write that as JSON Lines"),
-    b"PAR1": (
-        "Parquet",
-        'python -c "import json, pyarrow.parquet as p; [print(json.dumps(row, default=str)) for batch in '
-        "p.ParquetFile('OLD').iter_batches() for row in batch.to_pylist()]\" > NEW turns it into JSON Lines",
-    ),
+    b"BZh": ("packed with bzip2", None),
+    b"\xfd7zXZ\0": ("packed with xz", None),
+    b"PK\x03\x04": ("a ZIP archive, as .docx, .xlsx and .epub are", None),
+    b"%PDF-": ("a PDF", "take its text out with pdftotext, and give that to python -m tools.collect"),
+    b"PAR1": ("Parquet", None),
+    b"ARROW1": ("an Arrow file", None),
+    b"{\\rtf": ("RTF", None),
 }
 # A JSON object over several lines that holds its documents in an array.
 _WRAPPED = re.compile(rb'\s*\{[^\S\n]*\n[^\[\]]*?"(\w+)"\s*:\s*\[\s*\{')
 
 
+def collect(path: str | Path, options: str = "") -> str:
+    """The command that makes a corpus of a file."""
+    return f"python -m tools.collect {shlex.quote(str(path))}{options} --output NEW.jsonl makes a corpus of it"
+
+
 def refuse(path: Path, start: bytes) -> None:
     """Raise UserError when a file that begins with these bytes holds no lines of JSON in UTF-8 at all."""
-    name = printable(str(path))
-    for magic, (what, mend) in _MAGIC.items():
-        if start.startswith(magic):
-            raise UserError(f"{name} is {what}: {mend}")
-    if encoding := _wide_encoding(start[:256]):
-        raise UserError(f"{name} is {encoding}, not UTF-8: {convert(encoding)}")
+    what, mend = next((told for magic, told in _MAGIC.items() if start.startswith(magic)), (None, None))
+    if not what and (encoding := _wide_encoding(start[:256])):
+        raise UserError(f"{printable(str(path))} is {encoding}, not UTF-8: {convert(encoding)}")
     start = start[:LOOKED_AT].removeprefix(BOM)
     if re.match(rb'\s*\[\s*[\[{"]', start):
-        raise UserError(
-            f"{name} is one JSON array, not a document a line: jq -c '.[]' OLD > NEW turns it into JSON Lines"
-        )
-    if (found := _WRAPPED.match(start)) and (array := found[1].decode("ascii", "replace")) not in CHAT:
-        raise UserError(
-            f'{name} is one JSON object with an array "{array}", not a document a line: '
-            f"jq -c '.{array}[]' OLD > NEW turns it into JSON Lines"
-        )
+        what = "one JSON array, not a document a line"
+    elif found := _WRAPPED.match(start):
+        what = f'one JSON object with an array "{found[1].decode("ascii", "replace")}", not a document a line'
+    elif re.match(rb"\s*<[!?\w]", start):
+        what = "a page or book with markup (HTML, FB2, XML), not JSON Lines"
+    if what:
+        raise UserError(f"{printable(str(path))} is {what}: {mend or printable(collect(path))}")
 
 
 def _wide_encoding(start: bytes) -> str | None:
@@ -65,18 +62,8 @@ def convert(encoding: str) -> str:
     return f"convert it with iconv -f {encoding} -t UTF-8 OLD > NEW"
 
 
-def explain_text(first: str, field: str) -> str:
+def explain_text(name: str, first: str, field: str) -> str:
     """What a file is, and what to do with it, of which no line is JSON and the first one is this."""
-    for separator in ",;\t":
-        if field in [name.strip().strip('"') for name in first.split(separator)]:
-            return (
-                'a table (CSV), not JSON Lines: python -c "import csv, json; csv.field_size_limit(2**31 - 1); '
-                "[print(json.dumps(row)) for row in csv.DictReader(open('OLD', encoding='utf-8-sig', newline=''), "
-                f'delimiter={separator!r})]" > NEW turns it into JSON Lines'
-            )
-    document = f'select(test("\\\\S")) | {{{json.dumps(field)}: .}}'
-    by_line, by_paragraph = shlex.quote(document), shlex.quote(f'split("\\n\\n")[] | {document}')
-    return (
-        f"plain text, not JSON Lines: jq -Rc {by_line} OLD > NEW makes a document of each line, jq -Rsc {by_paragraph} "
-        "OLD > NEW of what stands between empty lines"
-    )
+    if any(field in [column.strip().strip('"') for column in first.split(separator)] for separator in ",;\t"):
+        return f"a table (CSV), not JSON Lines: {collect(name, f' --column {shlex.quote(field)}')}"
+    return f"plain text, not JSON Lines: {collect(name, ' --by paragraph')} (or --by chapter, --by size, --by file)"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import difflib
 import json
 import re
-import shlex
 from collections import Counter
 from collections.abc import Iterator
 from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from stages.lib.common.cli import printable
-from stages.lib.corpus.formats import BOM, convert
+from stages.lib.corpus.formats import BOM, collect, convert
 
 # Control characters that no text holds on purpose: all but tab, line feed, form feed, carriage return and next line.
 _CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
@@ -21,7 +20,6 @@ _SURROGATE = re.compile(r"[\ud800-\udfff]")
 _FREQUENT = frozenset("оеаинтсрвл")
 # A line may be as long as the corpus: of the parts of one that are no use, no more than this is looked at or shown.
 _BYTES, _NAMES, _SHOWN_NAMES, _NAME_LENGTH = 4096, 1000, 12, 40
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,39}")  # of a field, so that jq and a shell take it as it is
 
 
 class BadLine(Exception):
@@ -124,24 +122,20 @@ def _type(value: Any) -> str:
 def _missing(record: dict[str, Any], field: str) -> BadLine:
     """What is wrong with an object that has not the field."""
     for name, first in islice(_arrays_of_objects(record), _NAMES):
-        for part, speaker in (("content", "role"), ("value", "from")):
-            if part in first and speaker in first:
-                program = shlex.quote(f'{{{json.dumps(field)}: [.{name}[].{part}] | join("\\n")}}')
-                return BadLine(
-                    "turns of a chat", f"the turns of a chat, not one text: jq -c {program} OLD > NEW joins them"
-                )
+        if {"role", "content"} <= first.keys() or {"from", "value"} <= first.keys():
+            return BadLine("turns of a chat", f"the turns of a chat, not one text: {collect('FILE')}")
         if field in first or len(record) == 1:
             return BadLine(
                 "documents in an array",
-                f"one object with an array of documents: jq -c '.{name}[]' OLD > NEW puts each on a line",
+                f'one object with an array of documents, "{printable(name, _NAME_LENGTH)}": {collect("FILE")}',
             )
     return BadLine("no text field", _explain_missing(record, field))
 
 
 def _arrays_of_objects(record: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield the name of each array of objects, if a command may hold it as it is, and the array's first object."""
+    """Yield the name of each array of objects, and its first object."""
     for name, value in record.items():
-        if isinstance(value, list) and value and isinstance(value[0], dict) and _NAME.fullmatch(name):
+        if isinstance(value, list) and value and isinstance(value[0], dict):
             yield name, value[0]
 
 
@@ -163,7 +157,7 @@ def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple
     if "\r" in bare:
         return "not JSON", "line ends of old Macs: convert them with tr '\\r' '\\n' < OLD > NEW"
     if bare in ("{", "["):
-        return "JSON over several lines", "a document over several lines: jq -c . OLD > NEW puts each on one"
+        return "JSON over several lines", "a document over several lines: " + collect("FILE")
     if at_end and not line.end:
         return "cut off", "the file ends in the middle of this line: it was cut off, get it again"
     if error.msg == "Extra data":

@@ -94,7 +94,8 @@ class Tally:
             return encoding + others
         if self._no_objects and self._first.kind in _NO_JSON:
             first = self._first.content.decode("utf-8", "replace").removeprefix("\ufeff")
-            return f"{self._places.name(self._first.line)} is {formats.explain_text(first, self._field)}"
+            name = self._places.name(self._first.line)
+            return f"{name} is {formats.explain_text(name, first, self._field)}"
         if count > 1 and (len(self.problems) == 1 or self._first.kind in _WHOLE_FILE):
             return self._named[0] + others
         return None
