@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TextIO
@@ -13,6 +14,7 @@ from stages.lib.common import cli, files, params
 from stages.lib.corpus import lines, splits
 from stages.lib.corpus.collected import Collected, collect
 from stages.lib.corpus.description import Description
+from stages.lib.corpus.formats import collect as how_to_collect
 from stages.lib.corpus.places import Places
 from stages.lib.corpus.tally import Tally
 from stages.lib.overlap import leakage, near_duplicates
@@ -160,7 +162,7 @@ def _summary(settings: params.Params, figures: dict, places: Places) -> None:
         if not figures[split]["documents"]:
             more = _more_documents(figures["few_long_documents"])
             cli.say(f"  no document fell into {split}: its figures stay empty. To fill it, {more}")
-    _summary_of_marks(figures, places)
+    _summary_of_marks(settings, figures, places)
     lengths = figures["lengths"]
     cli.say(
         "  a document has {median:.0f} characters (median); one in ten below {tenth:.0f}, one in ten above "
@@ -190,16 +192,17 @@ def _summary_of_overlap(settings: params.Params, figures: dict, places: Places) 
         )
 
 
-def _summary_of_marks(figures: dict, places: Places) -> None:
+def _summary_of_marks(settings: params.Params, figures: dict, places: Places) -> None:
     for one in figures["marks"]:
         times = "once" if one["count"] == 1 else f"{one['count']} times"
         cli.say(
             f"  {one['mark']}: {times} in {_documents(one)}, first lines: {', '.join(map(places.short, one['lines']))}"
         )
     if figures["marks"]:
+        marks = "".join(f" --mark {shlex.quote(one['mark'])}" for one in figures["marks"])
         cli.say(
-            "  other tools part texts with such marks, here they are learned as letters: strip them where a text ends "
-            "or begins, divide a text in two where they stand in its middle"
+            "  other tools part texts with such marks, here they are learned as letters: "
+            f"{how_to_collect(settings.corpus.path, marks)}, divided there"
         )
     if (one := figures["byte_order_marks"])["count"]:
         cli.say(

@@ -301,7 +301,10 @@ def test_marks_of_other_tools_are_counted_and_it_is_said_what_to_do(project):
     output = project.ok("python", "-m", "stages.validate")
     assert "<|endoftext|>: 3 times in 2 documents, first lines: 1, 3\n" in output
     assert "</s>: once in 1 document, first lines: 4\n" in output
-    assert "strip them where a text ends or begins, divide a text in two where they stand in its middle" in output
+    (command,) = re.findall(r"(python -m tools\.collect \S+ --mark .+ --output) NEW.jsonl makes a corpus of it", output)
+    project.ok("sh", "-c", f"{command} data/divided.jsonl")
+    divided = files.read_json_lines(project.path("data/divided.jsonl"))
+    assert [one["text"] for one in divided] == ["Один.", "Два", "Три", "четыре", "Пять", "Шесть"]
     assert "a byte order mark (U+FEFF) stands in 1 document, the first on line 5" in output
     figures = project.json("logs/validate.json")
     assert figures["marks"][0] == {"mark": "<|endoftext|>", "count": 3, "documents": 2, "lines": [1, 3]}

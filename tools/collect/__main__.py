@@ -73,6 +73,9 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument(
         "--by", choices=divide.WAYS, help="what becomes a document; default: a file, of a book a chapter"
     )
+    parser.add_argument(
+        "--mark", action="append", default=[], metavar="TEXT", help="what parts documents in a text, and goes"
+    )
     parser.add_argument("--size", type=int, default=4000, metavar="N", help="characters for --by size; default: 4000")
     parser.add_argument("--column", metavar="NAME", help="the column or field that holds the text")
     parser.add_argument("--template", metavar="TEXT", help="fields to a text, such as '{question}\\n{answer}'")
@@ -92,7 +95,9 @@ def _wishes(args: argparse.Namespace) -> Wishes:
     if args.encoding and not decoding.known(args.encoding):
         raise cli.UserError(f"--encoding {cli.printable(args.encoding)} is none that Python knows: try utf-8 or cp1251")
     names = ("by", "size", "column", "template", "mine", "dialogue", "pause", "encoding")
-    return Wishes(**{name: getattr(args, name) for name in names})
+    if not all(args.mark):
+        raise cli.UserError("--mark is empty: give it what stands between the documents")
+    return Wishes(marks=tuple(args.mark), **{name: getattr(args, name) for name in names})
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
+from itertools import chain
 from lzma import LZMAError
 from pathlib import Path
 from typing import BinaryIO
@@ -77,12 +78,16 @@ class Collection:
             self._bar.update()
 
     def _pieces(self, document: Document, kind: recognise.Kind) -> Iterator[Document]:
-        if self._wishes.by not in kind.ways:
+        pieces = divide.at_marks(document.text, self._wishes.marks)
+        if self._wishes.by in kind.ways:
+            divided = (divide.pieces(StringIO(piece), self._wishes.by, self._wishes.size) for piece in pieces)
+            pieces = chain.from_iterable(divided)
+        elif not self._wishes.marks:
             yield document
             return
-        pieces = divide.pieces(StringIO(document.text), self._wishes.by, self._wishes.size)
         for number, piece in enumerate(pieces):
-            yield Document(piece, f"{document.place}.{number + 1}", document.parts if number == 0 else 0)
+            place = f"{document.place}.{number + 1}" if document.place else str(number + 1)
+            yield Document(piece, place, document.parts if number == 0 else 0)
 
 
 @contextmanager

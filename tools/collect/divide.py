@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
 from tools.collect.decoding import LINE
@@ -46,6 +46,15 @@ def pieces(lines: Iterable[str], by: str, size: int) -> Iterator[str]:
         first, between, rule = _paragraph_rule(iter(lines))
         found = _paragraphs(first, rule)
         yield from found if by == "paragraph" else _packed(found, between, size)
+
+
+def at_marks(text: str, marks: Sequence[str]) -> list[str]:
+    """What stands before, between and after the marks in a text, where that is more than white space."""
+    if not marks:
+        return [text]
+    # A longer one before one that it begins with.
+    between = re.split("|".join(map(re.escape, sorted(marks, key=len, reverse=True))), text)
+    return [piece.strip() for piece in between if piece.strip()] or [""]
 
 
 def _chapters(lines: Iterable[str]) -> Iterator[str]:

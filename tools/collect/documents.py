@@ -57,6 +57,7 @@ class Wishes:
     """What the command line asks for. `size` counts characters, `pause` hours; None where nothing is asked."""
 
     by: str | None = None
+    marks: tuple[str, ...] = ()
     size: int = 4000
     column: str | None = None
     template: str | None = None

@@ -177,6 +177,24 @@ def test_by_paragraph(collect, tmp_path):
     assert collect("a.txt", "--by", "paragraph").texts == ["Один.", "Два.", "Три."]
 
 
+@pytest.mark.parametrize("name", ["a.txt", "a.jsonl"])
+def test_marks_that_an_earlier_tool_wrote_part_documents_and_go(collect, tmp_path, name):
+    text = "<|startoftext|>Первый.\n<|endoftext|>\n<|startoftext|>Второй,\n\nдлинный.<|endoftext|> "
+    content = json.dumps({"text": text}) + '\n{"text": "Третий."}\n' if name == "a.jsonl" else text
+    (tmp_path / name).write_text(content, encoding="utf-8")
+    run = collect(name, "--mark", "<|endoftext|>", "--mark", "<|startoftext|>")
+    assert run.texts == ["Первый.", "Второй,\n\nдлинный.", "Третий."][: 3 if name == "a.jsonl" else 2]
+    ((_, _, documents, left),) = run.counts().values()
+    assert (documents, left) == (len(run.texts), 0)
+
+
+def test_what_is_nothing_but_marks_is_left_out(collect, tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"text": "а"}\n{"text": "</s></s> "}\n', encoding="utf-8")
+    run = collect("a.jsonl", "--mark", "</s>")
+    assert run.texts == ["а"]
+    assert run.counts() == {"JSON Lines": (2, 1, 1, 1)}
+
+
 def test_by_size_cuts_where_sentences_end(collect, tmp_path):
     sentence = "Кот смотрел на снег так, будто платил за него сам. "
     (tmp_path / "a.txt").write_text(sentence * 40 + "\n\nКоротко.\n\nЕщё короче.\n", encoding="utf-8")
