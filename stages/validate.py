@@ -54,7 +54,7 @@ def validated(
         with splits.Writer(folder) as writer:
             description = _divide(collected, firsts, rules, writer)
     reader.places.write(folder / "files.tsv")
-    few_long = _refuse_nothing_to_train_on(writer, tally)
+    few_long = _refuse_nothing_to_train_on(settings.corpus.path, writer, tally)
     kept = sum(writer.documents.values())
     figures = (
         tally.figures(kept)
@@ -113,19 +113,19 @@ def _divide(
     return description
 
 
-def _refuse_nothing_to_train_on(writer: splits.Writer, tally: Tally) -> bool:
+def _refuse_nothing_to_train_on(path: str, writer: splits.Writer, tally: Tally) -> bool:
     """Whether the documents are few and long. Raises UserError when none of them is for training."""
     kept = sum(writer.documents.values())
     few_long = kept < FEW_DOCUMENTS and sum(writer.characters.values()) > LONG_DOCUMENT * kept
     if not writer.documents["train"]:
-        raise cli.UserError(tally.nothing_to_train_on(_more_documents(few_long) if kept else None))
+        raise cli.UserError(tally.nothing_to_train_on(_more_documents(path, few_long) if kept else None))
     return few_long
 
 
-def _more_documents(to_divide: bool) -> str:
+def _more_documents(path: str, to_divide: bool) -> str:
     """What to do where a split has no document."""
     if to_divide:
-        return "divide your long documents, at their chapters for example: each piece on a line of its own"
+        return f"divide your long documents, at their chapters for example: {how_to_collect(path, ' --by chapter')}"
     return "add texts"
 
 
@@ -160,7 +160,7 @@ def _summary(settings: params.Params, figures: dict, places: Places) -> None:
     for split in splits.SPLITS:
         cli.say("  {}: {documents} documents, {characters} characters, {bytes} bytes".format(split, **figures[split]))
         if not figures[split]["documents"]:
-            more = _more_documents(figures["few_long_documents"])
+            more = _more_documents(settings.corpus.path, figures["few_long_documents"])
             cli.say(f"  no document fell into {split}: its figures stay empty. To fill it, {more}")
     _summary_of_marks(settings, figures, places)
     lengths = figures["lengths"]
