@@ -28,7 +28,7 @@ from stages.lib.corpus.records import BadLine, Line, text_of
 from stages.lib.overlap import near_duplicates
 from stages.lib.overlap.near_duplicates import Bands
 
-_SMALL = 60_000_000  # bytes of a corpus below which further processes cost more time than they save
+_SMALL = 16_000_000  # bytes of a corpus below which further processes cost more time than they save
 # Two different ones among 100 million documents have these bytes of a key in common with a probability of 2e-11.
 _TOLD_BY = 11
 
