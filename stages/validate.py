@@ -24,6 +24,7 @@ OUTPUT = Path("data/validated")
 REJECTED = Path("data/rejected.jsonl")
 FIGURES = Path("logs/validate.json")
 LENGTHS = Path("logs/lengths.tsv")
+LARGE_GROUP, LARGE_SHARE = 10, 0.01  # of near-duplicates: more documents than either, the share being of all
 WORST = 10  # leaking documents named one by one
 # So few documents that are so long (in the mean, in characters) are books that want to be divided.
 FEW_DOCUMENTS, LONG_DOCUMENT = 20, 10_000
@@ -99,9 +100,14 @@ def _divide(
     rules: params.Validate,
     writer: splits.Writer,
 ) -> Description:
-    """Write each document into the split of the first one that it is nearly the same as."""
+    """Write each document into the split of the first one that it is nearly the same as.
+
+    Of a large group that is training, whatever the first one's would be: held out, it would be all that is measured.
+    """
     description = Description()
-    numbers, own = collected.lines, collected.splits
+    numbers = collected.lines
+    large = np.bincount(firsts) > max(LARGE_GROUP, LARGE_SHARE * len(firsts))
+    own = np.where(large, splits.SPLITS.index("train"), collected.splits[: len(large)])
     for places, texts in collected.chunks():
         of_first = own[firsts[places]]
         kept = np.ones(len(texts), bool)

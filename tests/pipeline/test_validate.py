@@ -534,6 +534,26 @@ def test_near_duplicates_fall_into_the_split_of_the_first_of_them_or_are_left_ou
     ]
 
 
+def test_a_large_group_of_near_duplicates_is_all_for_training(project):
+    """Else one letter in a thousand versions might be all of the test documents, or leave nothing to train on."""
+    letter = " ".join(f"слово{number}" for number in range(100))
+    others, _ = with_copies(count=30, every=1)
+    project.set(validate__validation_fraction="0.3", validate__test_fraction="0.3", validate__similarity="0.8")
+    held_out = 0
+    for start in range(5):
+        versions = [f"{start} {edited(letter, number)}" for number in range(11)]
+        project.write_corpus(versions + others)
+        project.ok("python", "-m", "stages.validate")
+        found = split_of_lines(project)
+        assert {found[line] for line in range(1, 12)} == {"train"}
+        assert {found[line] for line in range(12, 42)} == {"train", "validation", "test"}
+        project.write_corpus(versions[:10] + others)
+        project.ok("python", "-m", "stages.validate")
+        (split,) = {split_of_lines(project)[line] for line in range(1, 11)}
+        held_out += split != "train"
+    assert held_out
+
+
 def test_how_similar_is_for_the_settings_to_say(project):
     texts, _ = with_copies(count=12)
     project.write_corpus(texts)
