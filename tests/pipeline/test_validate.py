@@ -296,19 +296,20 @@ def test_a_file_may_have_any_name(project):
 def test_marks_of_other_tools_are_counted_and_it_is_said_what_to_do(project):
     project.set(**ALL_TO_TRAIN)
     project.write_corpus(
-        ["Один.<|endoftext|>", "Два", "Три<|endoftext|>четыре<|endoftext|>", "Пять</s>", "\ufeffШесть"]
+        ["Один.<|endoftext|>", "Два", "Три<|endoftext|>четыре<|endoftext|>\n---\nПять</s>", "\ufeffШесть"]
     )
     output = project.ok("python", "-m", "stages.validate")
     assert "<|endoftext|>: 3 times in 2 documents, first lines: 1, 3\n" in output
-    assert "</s>: once in 1 document, first lines: 4\n" in output
+    assert "</s>: once in 1 document, first lines: 3\n" in output
+    assert "\\n---\\n: once in 1 document, first lines: 3\n" in output
     (command,) = re.findall(r"(python -m tools\.collect \S+ --mark .+ --output) NEW.jsonl makes a corpus of it", output)
     project.ok("sh", "-c", f"{command} data/divided.jsonl")
     divided = files.read_json_lines(project.path("data/divided.jsonl"))
     assert [one["text"] for one in divided] == ["Один.", "Два", "Три", "четыре", "Пять", "Шесть"]
-    assert "a byte order mark (U+FEFF) stands in 1 document, the first on line 5" in output
+    assert "a byte order mark (U+FEFF) stands in 1 document, the first on line 4" in output
     figures = project.json("logs/validate.json")
     assert figures["marks"][0] == {"mark": "<|endoftext|>", "count": 3, "documents": 2, "lines": [1, 3]}
-    assert figures["byte_order_marks"] == {"count": 1, "documents": 1, "lines": [5]}
+    assert figures["byte_order_marks"] == {"count": 1, "documents": 1, "lines": [4]}
     with pa.memory_map(str(project.path("data/validated/train.arrow"))) as source:
         assert pa.ipc.open_stream(source).read_all()["text"].to_pylist()[-1] == "\ufeffШесть"
 

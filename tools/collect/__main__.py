@@ -97,7 +97,8 @@ def _wishes(args: argparse.Namespace) -> Wishes:
     names = ("by", "size", "column", "template", "mine", "dialogue", "pause", "encoding")
     if not all(args.mark):
         raise cli.UserError("--mark is empty: give it what stands between the documents")
-    return Wishes(marks=tuple(args.mark), **{name: getattr(args, name) for name in names})
+    marks = tuple(mark.replace("\\n", "\n") for mark in args.mark)
+    return Wishes(marks=marks, **{name: getattr(args, name) for name in names})
 
 
 if __name__ == "__main__":

