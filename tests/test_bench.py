@@ -8,11 +8,14 @@ import sys
 from conftest import HOME, environment, many_texts
 
 
-def write_corpus(path):
+def unlike():
     """Documents that are not so much alike that they would all fall into one split."""
     rnd = random.Random(0)
     words = sorted({word for text in many_texts() for word in text.split()})
-    texts = [f"{text} {' '.join(rnd.sample(words, 10))}" for text in many_texts()]
+    return [f"{text} {' '.join(rnd.sample(words, 10))}" for text in many_texts()]
+
+
+def write_corpus(path, texts):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
@@ -43,7 +46,7 @@ def test_what_a_benchmark_lacks_is_one_line():
 
 def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
     corpus = tmp_path / "corpus.jsonl"
-    write_corpus(corpus)
+    write_corpus(corpus, unlike())
     given = ("--base", str(tiny_base), "--corpus", str(corpus), "--length", "64", "--runs", "1")
     result = bench("bench.training", *given, "--quality", "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
@@ -59,7 +62,7 @@ def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
 
 def test_scoring_is_measured_against_one_by_one(tmp_path, tiny_base):
     corpus = tmp_path / "corpus.jsonl"
-    write_corpus(corpus)
+    write_corpus(corpus, many_texts())
     given = ("--base", str(tiny_base), "--corpus", str(corpus), "--runs", "1", "--documents", "12")
     result = bench("bench.scoring", *given, "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
