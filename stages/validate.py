@@ -13,8 +13,8 @@ import pyarrow as pa
 from stages.lib.common import cli, files, params
 from stages.lib.corpus import lines, splits
 from stages.lib.corpus.collected import Collected, collect
-from stages.lib.corpus.description import Description
-from stages.lib.corpus.formats import collect as how_to_collect
+from stages.lib.corpus.description import FEW_DOCUMENTS, LONG_DOCUMENT, Description
+from stages.lib.corpus.formats import how_to_collect
 from stages.lib.corpus.places import Places
 from stages.lib.corpus.tally import Tally
 from stages.lib.overlap import leakage, near_duplicates
@@ -26,8 +26,6 @@ FIGURES = Path("logs/validate.json")
 LENGTHS = Path("logs/lengths.tsv")
 LARGE_GROUP, LARGE_SHARE = 10, 0.01  # of near-duplicates: more documents than either, the share being of all
 WORST = 10  # leaking documents named one by one
-# So few documents that are so long (in the mean, in characters) are books that want to be divided.
-FEW_DOCUMENTS, LONG_DOCUMENT = 20, 10_000
 
 
 def main() -> None:

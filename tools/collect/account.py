@@ -9,17 +9,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from stages.lib.common.cli import UserError, printable
+from stages.lib.corpus.description import FEW_DOCUMENTS, LONG_DOCUMENT
+from stages.lib.corpus.records import CONTROL, SURROGATE
 from tools.collect import chats, divide
 from tools.collect.documents import Document, Left, Note, Speakers, Wishes
 from tools.collect.recognise import KINDS
 
 # Bytes of a text, so that its line has no more than the pipeline takes where its settings are left as they are.
 LONGEST = 15 * 2**20
-# So few documents that are so long, in characters, want to be divided.
-FEW, LONG = 20, 10_000
 _EXAMPLES, _BEGINNING, _NAMED = 3, 300, 5
-# No text has them: control characters but tab and the ends of lines, half characters, byte order marks.
-_NO_TEXT = re.compile("[\x00-\x08\x0b-\x0c\x0e-\x1f\x7f-\x84\x86-\x9f\ud800-\udfff\ufeff]")
+# What the pipeline takes in no text, and form feeds and byte order marks, which are no text either.
+_NO_TEXT = re.compile(f"{CONTROL.pattern}|{SURROGATE.pattern}|[\f\ufeff]")
 _EMPTY_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 
 
@@ -110,7 +110,7 @@ class Account:
         """Keep some documents by chance, always the same, and all while they are few."""
         self.documents += 1
         self.characters += len(text)
-        if self.documents < FEW:
+        if self.documents < FEW_DOCUMENTS:
             self._few.append(text)
         if len(self._examples) < _EXAMPLES:
             self._examples.append(text[: _BEGINNING + 1])
@@ -145,7 +145,7 @@ class Account:
 
     def advice(self) -> str | None:
         """How to divide documents that are few and long; None for others."""
-        if not 0 < self.documents < FEW or self.characters < LONG * self.documents:
+        if not 0 < self.documents < FEW_DOCUMENTS or self.characters < LONG_DOCUMENT * self.documents:
             return None
         chapters = sum(map(divide.headings, self._few))
         way = "chapter" if self._wishes.by is None and chapters > 2 * self.documents else "size"

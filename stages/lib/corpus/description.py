@@ -29,6 +29,8 @@ PARTING = (
 )
 BYTE_ORDER_MARK = "\ufeff"  # at the beginning of a file that was put into another one
 _MARK = re.compile("|".join(map(re.escape, (*PARTING, BYTE_ORDER_MARK))))
+# So few documents that are so long (in the mean, in characters) are books that want to be divided.
+FEW_DOCUMENTS, LONG_DOCUMENT = 20, 10_000
 _NAMED = 5  # lines of each mark, and of the shortest and the longest documents
 _SAMPLE = 2**14  # bytes of the documents of a block of lines whose letters are counted
 _SCRIPTS = ("Cyrillic", "Latin", "Greek", "Arabic", "Hebrew", "Devanagari", "Han", "Hiragana", "Katakana", "Hangul")

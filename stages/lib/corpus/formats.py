@@ -27,7 +27,7 @@ _MAGIC = {
 _WRAPPED = re.compile(rb'\s*\{[^\S\n]*\n[^\[\]]*?"(\w+)"\s*:\s*\[\s*\{')
 
 
-def collect(path: str | Path, options: str = "") -> str:
+def how_to_collect(path: str | Path, options: str = "") -> str:
     """The command that makes a corpus of a file."""
     return f"python -m tools.collect {shlex.quote(str(path))}{options} --output NEW.jsonl makes a corpus of it"
 
@@ -45,7 +45,7 @@ def refuse(path: Path, start: bytes) -> None:
     elif re.match(rb"\s*<[!?\w]", start):
         what = "a page or book with markup (HTML, FB2, XML), not JSON Lines"
     if what:
-        raise UserError(f"{printable(str(path))} is {what}: {mend or printable(collect(path))}")
+        raise UserError(f"{printable(str(path))} is {what}: {mend or printable(how_to_collect(path))}")
 
 
 def _wide_encoding(start: bytes) -> str | None:
@@ -65,5 +65,7 @@ def convert(encoding: str) -> str:
 def explain_text(name: str, first: str, field: str) -> str:
     """What a file is, and what to do with it, of which no line is JSON and the first one is this."""
     if any(field in [column.strip().strip('"') for column in first.split(separator)] for separator in ",;\t"):
-        return f"a table (CSV), not JSON Lines: {collect(name, f' --column {shlex.quote(field)}')}"
-    return f"plain text, not JSON Lines: {collect(name, ' --by paragraph')} (or --by chapter, --by size, --by file)"
+        return f"a table (CSV), not JSON Lines: {how_to_collect(name, f' --column {shlex.quote(field)}')}"
+    return (
+        f"plain text, not JSON Lines: {how_to_collect(name, ' --by paragraph')} (or --by chapter, --by size, --by file)"
+    )

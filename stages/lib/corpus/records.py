@@ -11,11 +11,11 @@ from itertools import islice, pairwise
 from typing import Any, NamedTuple
 
 from stages.lib.common.cli import printable
-from stages.lib.corpus.formats import BOM, collect, convert
+from stages.lib.corpus.formats import BOM, convert, how_to_collect
 
 # Control characters that no text holds on purpose: all but tab, line feed, form feed, carriage return and next line.
-_CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
-_SURROGATE = re.compile(r"[\ud800-\udfff]")
+CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
+SURROGATE = re.compile(r"[\ud800-\udfff]")
 # The letters that Russian uses most, by which a guess at an encoding is judged.
 _FREQUENT = frozenset("оеаинтсрвл")
 # A line may be as long as the corpus: of the parts of one that are no use, no more than this is looked at or shown.
@@ -70,9 +70,9 @@ def text_of(line: Line, field: str, max_bytes: int) -> str | None:
         raise BadLine("not a string", f'field "{printable(field)}" is a JSON {_type(text)}, not a string')
     if not text or text.isspace():
         raise BadLine("empty text", f'field "{printable(field)}" is empty: remove the line')
-    if b"\\u" in content and (half := _SURROGATE.search(text)):
+    if b"\\u" in content and (half := SURROGATE.search(text)):
         raise BadLine("lone surrogate", f"half a surrogate pair at character {half.start() + 1} of the text: remove it")
-    if bad := _CONTROL.search(text):
+    if bad := CONTROL.search(text):
         raise BadLine(
             "control character",
             f"U+{ord(bad[0]):04X} is a control character, at {bad.start() + 1} of the text: remove it",
@@ -123,11 +123,11 @@ def _missing(record: dict[str, Any], field: str) -> BadLine:
     """What is wrong with an object that has not the field."""
     for name, first in islice(_arrays_of_objects(record), _NAMES):
         if {"role", "content"} <= first.keys() or {"from", "value"} <= first.keys():
-            return BadLine("turns of a chat", f"the turns of a chat, not one text: {collect('FILE')}")
+            return BadLine("turns of a chat", f"the turns of a chat, not one text: {how_to_collect('FILE')}")
         if field in first or len(record) == 1:
             return BadLine(
                 "documents in an array",
-                f'one object with an array of documents, "{printable(name, _NAME_LENGTH)}": {collect("FILE")}',
+                f'one object with an array of documents, "{printable(name, _NAME_LENGTH)}": {how_to_collect("FILE")}',
             )
     return BadLine("no text field", _explain_missing(record, field))
 
@@ -157,7 +157,7 @@ def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple
     if "\r" in bare:
         return "not JSON", "line ends of old Macs: convert them with tr '\\r' '\\n' < OLD > NEW"
     if bare in ("{", "["):
-        return "JSON over several lines", "a document over several lines: " + collect("FILE")
+        return "JSON over several lines", "a document over several lines: " + how_to_collect("FILE")
     if at_end and not line.end:
         return "cut off", "the file ends in the middle of this line: it was cut off, get it again"
     if error.msg == "Extra data":
