@@ -78,13 +78,14 @@ class Collection:
             self._bar.update()
 
     def _pieces(self, document: Document, kind: recognise.Kind) -> Iterator[Document]:
-        pieces = divide.at_marks(document.text, self._wishes.marks)
-        if self._wishes.by in kind.ways:
-            divided = (divide.pieces(StringIO(piece), self._wishes.by, self._wishes.size) for piece in pieces)
-            pieces = chain.from_iterable(divided)
-        elif not self._wishes.marks:
+        divides = self._wishes.by in kind.ways
+        if document.divided or not (divides or self._wishes.marks):
             yield document
             return
+        pieces = divide.at_marks(document.text, self._wishes.marks)
+        if divides:
+            divided = (divide.pieces(StringIO(piece), self._wishes.by, self._wishes.size) for piece in pieces)
+            pieces = chain.from_iterable(divided)
         for number, piece in enumerate(pieces):
             place = f"{document.place}.{number + 1}" if document.place else str(number + 1)
             yield Document(piece, place, document.parts if number == 0 else 0)

@@ -18,12 +18,14 @@ class Document(NamedTuple):
     """A text that will be learned.
 
     `place` says where in its file it stands, "" for all of it. `parts` is how many of the things that its kind counts
-    (messages, rows, chapters) it holds: 0 for every piece but the first of one that was divided.
+    (messages, rows, chapters) it holds: 0 for every piece but the first of one that was divided. `divided` is one that
+    its reader divided as wished already.
     """
 
     text: str
     place: str = ""
     parts: int = 1
+    divided: bool = False
 
 
 class Left(NamedTuple):

@@ -30,7 +30,7 @@ class Kind(NamedTuple):
 _ALL = ("chapter", "paragraph", "size")
 _BOOK = ("paragraph", "size")
 KINDS = {
-    "text": Kind("plain text", "files", texts.read),
+    "text": Kind("plain text", "files", texts.read, _ALL),
     "csv": Kind("tables", "rows", tables.read_csv, _ALL),
     "sheets": Kind("workbooks", "rows", tables.read_sheets, _ALL),
     "json": Kind("JSON", "records", records.read_json, _ALL),

@@ -8,11 +8,11 @@ from tools.collect.sources import File
 
 
 def read(file: File, wishes: Wishes) -> Found:
-    """The file as one document, or as many as it is divided into."""
+    """The file as one document, or as many as it is divided into: piece by piece, where no marks divide it before."""
     encoding = decoding.encoding_of(file, wishes.encoding)
     yield Note(f"encoding {encoding.said}")
-    if wishes.by in (None, "file"):
+    if wishes.marks or wishes.by in (None, "file"):
         yield Document(decoding.whole_text(file, encoding))
         return
     for number, piece in enumerate(divide.pieces(decoding.lines(file, encoding), wishes.by, wishes.size)):
-        yield Document(piece, str(number + 1), 1 if number == 0 else 0)
+        yield Document(piece, str(number + 1), 1 if number == 0 else 0, divided=True)

@@ -188,6 +188,16 @@ def test_marks_that_an_earlier_tool_wrote_part_documents_and_go(collect, tmp_pat
     assert (documents, left) == (len(run.texts), 0)
 
 
+def test_a_text_is_divided_at_marks_before_it_is_divided_otherwise(collect, tmp_path):
+    first, second, third = ("Раз. " * 5).strip(), ("Два. " * 15).strip(), ("Три. " * 5).strip()
+    text = f"{first}\n\n<s>\n\n{second}\n\n{third}"
+    (tmp_path / "a.txt").write_text(text, encoding="utf-8")
+    (tmp_path / "a.jsonl").write_text(json.dumps({"text": text}) + "\n{}\n", encoding="utf-8")
+    for name in ("a.txt", "a.jsonl"):
+        run = collect(name, "--mark", "<s>", "--by", "size", "--size", "110")
+        assert run.texts == [first, f"{second}\n\n{third}"]
+
+
 def test_a_rule_on_a_line_of_its_own_parts_documents_where_it_is_asked_for(collect, tmp_path):
     (tmp_path / "a.txt").write_text("Один --- два.\n---\nТри.\n----\n", encoding="utf-8")
     assert collect("a.txt", "--mark", r"\n---\n").texts == ["Один --- два.", "Три.\n----"]
