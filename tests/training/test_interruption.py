@@ -46,6 +46,13 @@ def training_due(reproduced, folder, settings):
     return made
 
 
+def trained(due, folder):
+    """The same after a training that nothing disturbed."""
+    made = fresh_copy(due, folder)
+    made.ok("dvc", "repro")
+    return made
+
+
 @pytest.fixture(scope="module")
 def due(reproduced, tmp_path_factory):
     return training_due(reproduced, tmp_path_factory.mktemp("due") / "project", EVERY_STEP_IS_TOLD)
@@ -53,10 +60,7 @@ def due(reproduced, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def undisturbed(due, tmp_path_factory):
-    """The same after a training that nothing disturbed."""
-    made = fresh_copy(due, tmp_path_factory.mktemp("undisturbed") / "project")
-    made.ok("dvc", "repro")
-    return made
+    return trained(due, tmp_path_factory.mktemp("undisturbed") / "project")
 
 
 @pytest.fixture
@@ -382,9 +386,7 @@ def long_due(reproduced, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def long_undisturbed(long_due, tmp_path_factory):
-    made = fresh_copy(long_due, tmp_path_factory.mktemp("long_undisturbed") / "project")
-    made.ok("dvc", "repro")
-    return made
+    return trained(long_due, tmp_path_factory.mktemp("long_undisturbed") / "project")
 
 
 def drawn(project, name):
