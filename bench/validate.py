@@ -4,7 +4,7 @@
     python -m bench.validate --corpus FILE [FILE ...] [--megabytes 1000]
     python -m bench.validate --against COMMIT         and against the stage as it was at a commit
 
-Whatever is compared takes turns in one run. The search for leakage is timed apart.
+Whatever is compared takes turns in one run.
 """
 
 from __future__ import annotations
@@ -58,8 +58,7 @@ def _in_this_process(settings: params.Params, runs: int) -> dict[str, float]:
 
     path = Path(settings.corpus.path)
     bare, ours = measure.in_turns(runs, lambda: _parse(path), lambda: _validate(settings), before=clear)
-    (leakage,) = measure.in_turns(runs, lambda: validate.leaking(Path("validated")))
-    return {BARE: bare, "validation without leakage": ours, "leakage": leakage}
+    return {BARE: bare, "validation": ours}
 
 
 def _whole_processes(folder: Path, codes: dict[str, Path], runs: int) -> dict[str, list[measure.Run]]:
@@ -78,8 +77,8 @@ def _parse(path: Path) -> None:
 
 
 def _validate(settings: params.Params) -> None:
-    with files.new_folder("validated") as folder, files.new_file("rejected.jsonl") as rejected:
-        validate.validated(settings, folder, rejected)
+    with files.new_folder("validated") as folder:
+        validate.validated(settings, folder)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import stages
 from stages.lib.bases import licence
 from stages.lib.common import cli, files, params
 from stages.lib.hub import snapshot
@@ -21,15 +22,15 @@ def main() -> None:
     """Write `model/base/` and, in `provenance.json`, what it is and where it came from."""
     everything = params.load()
     settings = everything.base
+    limits.need_folder(settings)
     if settings.hub:
         download = snapshot.download(settings.hub, settings.revision)
         name, source, commit = download.name, download.folder, download.commit
     else:
         name, source, commit = settings.folder, Path(settings.folder), None
-        if not source.is_dir():
-            raise cli.UserError(f"{name} is no folder: mend base.folder in params.yaml, or set base.hub")
     # Only now: PyTorch takes seconds to load and one to unload, and a download that fails or is stopped ends at once.
-    from stages.lib.bases import conversion
+    with stages.loading():
+        from stages.lib.bases import conversion
 
     with files.new_folder(OUTPUT) as folder:
         facts = conversion.normalise(source, name, folder, settings.end_of_text, settings.special_tokens == "keep")

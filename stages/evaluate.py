@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,31 +13,42 @@ import numpy as np
 from transformers import GPT2LMHeadModel
 
 from stages.lib.common import cli, files, params
-from stages.lib.evaluation import comparison, copying, samples
+from stages.lib.evaluation import comparison, copying, outcome, retention, samples
 from stages.lib.model import devices, generation, models, scoring
+from stages.lib.processes import launch
+from stages.lib.processes.group import Group
 from stages.lib.rows import limits, tokens
 from stages.lib.rows.packing import Document, documents_of
 from stages.lib.rows.word_count import count_words
 
 TRAIN, TEST = Path("data/tokens/train.arrow"), Path("data/tokens/test.arrow")
 MODELS = {"base": Path("model/base"), "tuned": Path("model/finetuned")}
+TRAINING = Path("logs/train.json")
 FIGURES, DOCUMENTS, SAMPLES = Path("logs/evaluate.json"), Path("logs/documents.tsv"), Path("logs/samples.jsonl")
+METRICS = Path("logs/metrics.json")
 
 
 def main() -> None:
-    """Write `logs/evaluate.json`, `logs/documents.tsv` and `logs/samples.jsonl`."""
+    """Write `logs/evaluate.json`, `logs/metrics.json`, `logs/documents.tsv` and `logs/samples.jsonl`."""
     everything = params.load()
     settings = everything.evaluate
-    files.need(TRAIN, TEST, *MODELS.values())
+    files.need(TRAIN, TEST, TRAINING, *MODELS.values())
     limits.check(everything, MODELS["base"])
     devices.keep_freed_memory()
+    launch.take_gpu()
     device = devices.choose()
+    size = launch.at_hand(launch.made_for(everything.train.processes, device), device)
     tokenizer = tokens.Tokenizer(MODELS["base"])
     loaded = {name: models.load(folder).to(device) for name, folder in MODELS.items()}
     context = loaded["base"].config.n_positions
 
     words = [_words(tokenizer, document) for document in _documents(TEST, tokenizer)]
-    scores = {name: _score(name, model, tokenizer, settings.stride, len(words)) for name, model in loaded.items()}
+    with launch.together("stages.evaluate", size, device) as group:
+        scores = {
+            name: _score(name, model, tokenizer, settings.stride, len(words), group) for name, model in loaded.items()
+        }
+    if not group.first:
+        return
     prompts = _prompts(tokenizer, settings, len(words), context)
     drawn = _drawn(loaded, tokenizer, prompts, settings)
     continued = _continued(loaded, tokenizer, settings.copy_prompts, context)
@@ -47,16 +58,19 @@ def main() -> None:
     figures = _figures_of_documents(scores, words)
     for name in MODELS:
         figures[name] = {
-            **_likelihood(scoring.total(scores[name]), sum(words)),
+            **outcome.likelihood(scoring.total(scores[name]), sum(words)),
             "samples": samples.figures([one[name] for one in drawn], [one[name] for one in copies]),
             "copying": {split: copied[name, split] for split in ("training", "held_out")},
         }
+    figures["retention"] = _retained(loaded, tokenizer, settings)
     compared = comparison.compare(scores["base"], scores["tuned"], settings.seed)
     figures["comparison"] = asdict(compared) if compared else None
     files.write_text(SAMPLES, "".join(map(files.to_json_line, _shown(prompts, drawn, copies))))
-    files.write_tsv(DOCUMENTS, ["line", "bytes", "tokens", "words", *MODELS], _table(scores, words))
+    files.write_tsv(DOCUMENTS, ["line", "bytes", "tokens", "words", *MODELS], outcome.table(scores, words))
     files.write_json(FIGURES, figures)
-    _summary(figures)
+    metrics = outcome.metrics(figures, files.read_json(TRAINING))
+    files.write_json(METRICS, metrics)
+    _summary(figures, metrics["change"])
 
 
 def _documents(path: Path, tokenizer: tokens.Tokenizer) -> Iterator[Document]:
@@ -69,11 +83,13 @@ def _words(tokenizer: tokens.Tokenizer, document: Document) -> int:
 
 
 def _score(
-    name: str, model: GPT2LMHeadModel, tokenizer: tokens.Tokenizer, stride: int | None, count: int
+    name: str, model: GPT2LMHeadModel, tokenizer: tokens.Tokenizer, stride: int | None, count: int, group: Group
 ) -> list[scoring.Score]:
-    cli.say(f"evaluate: scores {MODELS[name]} on {count} test documents")
+    cli.say(f"evaluate: scores {MODELS[name]} on {count} test document{'s' * (count != 1)}")
     with cli.progress(f"score {name}", count, " documents") as bar:
-        scored = scoring.score_documents(model, _documents(TEST, tokenizer), stride, check=lambda: bar.update(0))
+        scored = scoring.score_documents(
+            model, _documents(TEST, tokenizer), stride, check=lambda: bar.update(0), group=group
+        )
         scores = list(cli.counted(scored, bar))
     for score in scores:
         if not math.isfinite(score.nats + score.end_of_text_nats):
@@ -86,7 +102,8 @@ def _score(
 
 def _prompts(tokenizer: tokens.Tokenizer, settings: params.Evaluate, count: int, context: int) -> list[samples.Prompt]:
     """The prompts of params.yaml, then openings of some of the `count` test documents."""
-    for prompt in settings.prompts:
+    given = _given_prompts(tokenizer, settings, context)
+    for prompt in given:
         if tokens.prompt_ids(tokenizer, prompt, context)[1]:
             cli.say(
                 f"  prompt {reprlib.repr(prompt)}: white space at its end is written by the model, with what follows"
@@ -97,7 +114,15 @@ def _prompts(tokenizer: tokens.Tokenizer, settings: params.Evaluate, count: int,
         for place, document in enumerate(_documents(TEST, tokenizer))
         if place in places
     ]
-    return [*map(samples.Prompt, settings.prompts), *openings]
+    return [*map(samples.Prompt, given), *openings]
+
+
+def _given_prompts(tokenizer: tokens.Tokenizer, settings: params.Evaluate, context: int) -> Sequence[str]:
+    """The prompts of params.yaml; for `auto` those that go with the texts, where the model sees enough for them."""
+    if settings.prompts != "auto":
+        return settings.prompts
+    usual = samples.USUAL_PROMPTS.get(samples.script_of(_documents(TRAIN, tokenizer), tokenizer), ())
+    return [prompt for prompt in usual if len(tokenizer.encode(prompt)) + 2 <= context]
 
 
 def _drawn(
@@ -108,7 +133,7 @@ def _drawn(
 ) -> list[dict[str, generation.Continuation]]:
     """What each model makes of each prompt."""
     how = generation.Sampling(settings.new_tokens, settings.temperature, settings.top_p)
-    cli.say(f"evaluate: has both models continue {len(prompts)} prompts")
+    cli.say(f"evaluate: has both models continue {len(prompts)} prompt{'s' * (len(prompts) != 1)}")
     with cli.progress("samples", len(prompts) * len(loaded), " texts") as bar:
         return samples.draw(loaded, tokenizer, prompts, how, settings.seed, bar.update)
 
@@ -124,8 +149,9 @@ def _continued(
         split: samples.beginnings(_documents(path, tokenizer), count)
         for split, path in (("training", TRAIN), ("held_out", TEST))
     }
-    counts = ", ".join(f"{split.replace('_', '-')} {len(prompts)}" for split, prompts in beginnings.items())
-    cli.say(f"evaluate: has both models go on from the beginnings of documents: {counts}")
+    if count:
+        counts = ", ".join(f"{split.replace('_', '-')} {len(prompts)}" for split, prompts in beginnings.items())
+        cli.say(f"evaluate: has both models go on from the beginnings of documents: {counts}")
     continued = {}
     with cli.progress("beginnings", len(loaded) * sum(map(len, beginnings.values())), " documents") as bar:
         for name, model in loaded.items():
@@ -136,6 +162,17 @@ def _continued(
                 continued[name, split] = written
                 bar.update(len(prompts))
     return continued
+
+
+def _retained(
+    loaded: dict[str, GPT2LMHeadModel], tokenizer: tokens.Tokenizer, settings: params.Evaluate
+) -> dict[str, Any] | None:
+    """How both models score what the base writes by itself."""
+    if not (count := settings.base_texts):
+        return None
+    cli.say(f"evaluate: has the base model write {count} text{'s' * (count != 1)} by itself, and both score them")
+    with cli.progress("base texts", retention.LENGTH, " tokens") as bar:
+        return retention.figures(loaded["base"], loaded["tuned"], tokenizer, count, settings.seed, bar.update)
 
 
 def _copies(
@@ -149,7 +186,7 @@ def _copies(
     """
     samples_drawn = [text.ids for sample in drawn for text in sample.values()]
     texts = samples_drawn + [ids for one in continued.values() for ids in one]
-    cli.say(f"evaluate: looks for copies in {TRAIN}")
+    cli.say("evaluate: looks whether what the models wrote stands in training documents")
     with cli.progress("copies", None, " documents") as bar:
         documents = cli.counted(_documents(TRAIN, tokenizer), bar)
         found = iter(copying.runs([np.array(ids) for ids in texts], documents))
@@ -162,23 +199,6 @@ def _copies(
 def _figures_of_documents(scores: dict[str, list[scoring.Score]], words: list[int]) -> dict[str, Any]:
     total = scoring.total(scores["base"])
     return {"documents": total.documents, "bytes": total.size, "tokens": total.tokens, "words": sum(words)}
-
-
-def _likelihood(total: scoring.Total, words: int) -> dict[str, Any]:
-    return {
-        "nats": total.nats if total.documents else None,
-        "bits_per_byte": total.bits_per_byte,
-        "perplexity": total.perplexity,
-        "word_perplexity": scoring.perplexity(total.nats, words),
-        "end_of_text_nats": total.end_of_text_nats if total.documents else None,
-    }
-
-
-def _table(scores: dict[str, list[scoring.Score]], words: list[int]) -> Iterator[list[str | int]]:
-    """A row for each test document, with what each model needs for it in bits per byte."""
-    for base, tuned, count in zip(scores["base"], scores["tuned"], words, strict=True):
-        bits = (score.nats / (math.log(2) * score.size) for score in (base, tuned))
-        yield [base.line, base.size, base.tokens, count, *(f"{one:.6f}" for one in bits)]
 
 
 def _shown(
@@ -194,13 +214,12 @@ def _shown(
         yield {"prompt": prompt.text, "line": prompt.line, "original": prompt.original, **written}
 
 
-def _summary(figures: dict[str, Any]) -> None:
+def _summary(figures: dict[str, Any], change: float | None) -> None:
     if not figures["documents"]:
         cli.say("evaluate: no test documents: base and tuned model cannot be compared. A larger corpus has some")
         return
-    base, tuned, compared = figures["base"], figures["tuned"], figures["comparison"]
-    change = tuned["bits_per_byte"] / base["bits_per_byte"] - 1
-    cli.say(f"evaluate: {figures['documents']} test documents, {figures['bytes']} bytes, {figures['tokens']} tokens")
+    base, tuned, compared, count = (figures[name] for name in ("base", "tuned", "comparison", "documents"))
+    cli.say(f"evaluate: {count} test document{'s' * (count > 1)}, {figures['bytes']} bytes, {figures['tokens']} tokens")
     cli.say(f"  bits per byte: base {base['bits_per_byte']:.4f}, tuned {tuned['bits_per_byte']:.4f} ({change:+.1%})")
     cli.say(f"  95 % interval of the difference: {compared['low']:+.4f} to {compared['high']:+.4f}")
 

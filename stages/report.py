@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import EvalResult, ModelCardData
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from stages.lib.common import cli, files, params
+from stages.lib.common.translation import ENGLISH
 from stages.lib.corpus.places import Places
 from stages.lib.page import advice, pictures
-from stages.lib.page.language import Words
+from stages.lib.page.language import Words, language_of
+from stages.lib.page.marking import pieces
 
 LOGS = Path("logs")
 TEMPLATES = Path("stages/lib/page/templates")
-FIGURES = ("validate", "tokenize", "train", "evaluate")
+FIGURES = ("validate", "tokenize", "train", "evaluate", "metrics")
 TABLES = ("lengths", "train_loss", "validation", "documents")
 SAMPLES = LOGS / "samples.jsonl"
 BASE = Path("model/base/provenance.json")
-PLACES = Path("data/validated/files.tsv")
+PLACES, SOURCES = Path("data/validated/files.tsv"), Path("data/validated/sources.tsv")
 PAGE, CURVES, CARD = LOGS / "report.html", LOGS / "curves.svg", Path("model/MODEL_CARD.md")
-LISTED = 10  # documents in each of the lists of those that gained most and least
+LISTED = 5  # documents in each of the lists of the best and the worst changes
 TABLE_WIDTH = 26
 
 
@@ -35,25 +39,27 @@ def main() -> None:
     settings = params.load()
     figures = {name: LOGS / f"{name}.json" for name in FIGURES}
     tables = {name: LOGS / f"{name}.tsv" for name in TABLES}
-    files.need(*figures.values(), *tables.values(), SAMPLES, BASE, PLACES)
+    files.need(*figures.values(), *tables.values(), SAMPLES, BASE, PLACES, SOURCES)
     words = Words(settings.report.language)
     facts: dict[str, Any] = {name: files.read_json(path) for name, path in figures.items()}
     facts |= {name: files.read_tsv(path) for name, path in tables.items()}
     facts |= {
-        "title": settings.report.title,
+        "title": settings.report.title or words("GPT-2, fine-tuned"),
         "settings": settings.model_dump(by_alias=True),
         "base": files.read_json(BASE),
         "samples": files.read_json_lines(SAMPLES),
-        "change": _change(facts["evaluate"]),
-        "place": Places.read(PLACES).short,
+        "change": facts["metrics"]["change"],
+        "place": Places.read(PLACES, SOURCES).short,
     }
+    language = settings.report.corpus_language
+    facts["corpus_language"] = language_of(facts["validate"]["scripts"]) if language == "auto" else language
     facts |= {"warnings": advice.warnings(facts, words), "next_steps": list(advice.next_steps(facts, words))}
     environment = page_environment(words)
     card = environment.get_template("model_card.md")
     page = environment.get_template("report.html")
     train, validation, best = facts["train_loss"], facts["validation"], facts["train"]["best_step"]
     files.write_text(CURVES, pictures.curves(train, validation, best, words))
-    files.write_text(CARD, card.render(facts, header=_card_header(facts)))
+    files.write_text(CARD, card.render(facts, header=_card_header(facts), english=Words(ENGLISH)))
     files.write_text(PAGE, page.render(facts, words=words, pictures=_pictures(facts, words), **_extremes(facts)))
     for line in _summary(facts, words):
         cli.say(line)
@@ -71,19 +77,12 @@ def page_environment(words: Words) -> Environment:
         keep_trailing_newline=True,
     )
     environment.policies["ext.i18n.trimmed"] = True
-    # No plural forms: the messages are worded so that they need none.
-    environment.install_gettext_callables(words.look_up, lambda one, _many, _count: words.look_up(one), newstyle=True)
-    environment.filters["pieces"] = _pieces
-    environment.filters |= {"markdown": _markdown, "code": _code}
+    environment.install_gettext_callables(words.look_up, words.plural, newstyle=True)
+    environment.globals["plural"] = words.plural
+    environment.filters |= {"markdown": _markdown, "code": _code, "pieces": pieces, "yaml": _yaml}
     # Plain JSON for a Python string in the card; Jinja's own tojson is for HTML.
     environment.filters["tojson_text"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment
-
-
-def _change(evaluation: dict[str, Any]) -> float | None:
-    """By which share bits per byte changed from base to tuned; below 0 is better. None without test documents."""
-    base, tuned = evaluation["base"]["bits_per_byte"], evaluation["tuned"]["bits_per_byte"]
-    return tuned / base - 1 if base else None
 
 
 def _pictures(facts: dict[str, Any], words: Words) -> dict[str, Markup | None]:
@@ -91,7 +90,6 @@ def _pictures(facts: dict[str, Any], words: Words) -> dict[str, Markup | None]:
     train, validation, best = facts["train_loss"], facts["validation"], facts["train"]["best_step"]
     drawn = {
         "loss": pictures.loss(train, validation, best, words),
-        "bits_per_byte": pictures.bits_per_byte(validation, best, words) if validation else None,
         "documents": pictures.documents(facts["documents"], words) if facts["documents"] else None,
         "lengths": pictures.lengths(facts["lengths"], words) if facts["lengths"] else None,
     }
@@ -109,14 +107,9 @@ def _extremes(facts: dict[str, Any]) -> dict[str, list[dict[str, float]]]:
     return {"most": rows[:count], "least": rows[::-1][:count]}
 
 
-def _pieces(text: str, copied: list[list[int]]) -> Iterator[tuple[str, bool]]:
-    """`text` cut where copies begin and end, each piece with whether it is one."""
-    at = 0
-    for start, end in copied:
-        yield text[at:start], False
-        yield text[start:end], True
-        at = end
-    yield text[at:], False
+def _yaml(value: Any) -> str:
+    """`value` as YAML, keys in the order given, letters of every language as they are."""
+    return yaml.safe_dump(value, allow_unicode=True, sort_keys=False, width=math.inf)
 
 
 def _markdown(text: str) -> str:
@@ -131,7 +124,10 @@ def _code(text: str) -> str:
 
 
 def _card_header(facts: dict[str, Any]) -> str:
-    """The model card's metadata as YAML, in the form the Hugging Face Hub reads."""
+    """The model card's metadata as YAML, in the form the Hugging Face Hub reads.
+
+    It names no licence: that of a tuned model is for its owner to choose.
+    """
     base, evaluation = facts["base"], facts["evaluate"]
     results = None
     if evaluation["documents"]:
@@ -139,7 +135,7 @@ def _card_header(facts: dict[str, Any]) -> str:
             EvalResult(
                 task_type="text-generation",
                 dataset_type="jsonl",
-                dataset_name="held-out documents of the corpus",
+                dataset_name="test documents of the corpus",
                 metric_type=name,
                 metric_name=name.replace("_", " "),
                 metric_value=round(evaluation["tuned"][name], 4),
@@ -150,8 +146,7 @@ def _card_header(facts: dict[str, Any]) -> str:
     return ModelCardData(
         model_name=facts["title"],
         base_model=base["name"] if base["source"] == "hub" else None,
-        language=facts["settings"]["report"]["corpus_language"],
-        license=base["licence"],
+        language=facts["corpus_language"],
         library_name="transformers",
         pipeline_tag="text-generation",
         tags=["gpt2"],
@@ -163,7 +158,7 @@ def _summary(facts: dict[str, Any], words: Words) -> Iterator[str]:
     """The figures that count as a table for the terminal, what to know about them, and where to look next."""
     rows = {
         words("bits per byte"): lambda model: words.number(model["bits_per_byte"], 4),
-        words("perplexity a token"): lambda model: words.number(model["perplexity"], 2),
+        words("perplexity per token"): lambda model: words.number(model["perplexity"], 2),
         words("samples that end"): lambda model: words.percent(model["samples"]["ended"]),
         words("training texts copied"): lambda model: words.percent(model["copying"]["training"]["share_copied"]),
     }
@@ -172,21 +167,24 @@ def _summary(facts: dict[str, Any], words: Words) -> Iterator[str]:
     for name, shown in rows.items():
         yield f"{name:{TABLE_WIDTH}}" + "".join(f"{shown(facts['evaluate'][model]):>14}" for model in ("base", "tuned"))
     if compared := facts["evaluate"]["comparison"]:
-        yield words(
-            "Change: %(change)s; 95 %% interval of the difference %(low)s to %(high)s; "
-            "better on %(share)s of %(count)s test documents",
+        documents = facts["evaluate"]["documents"]
+        yield words.plural(
+            "Change: %(change)s (95%% interval of the difference: %(low)s to %(high)s); "
+            "better on %(some)s of %(count)s test document",
+            "Change: %(change)s (95%% interval of the difference: %(low)s to %(high)s); "
+            "better on %(some)s of %(count)s test documents",
+            documents,
             change=words.percent(facts["change"], 1, sign=True),
             low=words.number(compared["low"], 3, sign=True),
             high=words.number(compared["high"], 3, sign=True),
-            share=words.percent(compared["share_better"]),
-            count=words.number(facts["evaluate"]["documents"], 0),
+            some=words.number(compared["share_better"] * documents, 0),
         )
     yield ""
     for finding in facts["warnings"]:
-        yield f"! {finding.text}{f'  {finding.command}' if finding.command else ''}"
-    yield words("The report, for a browser: %(page)s", page=PAGE)
-    yield words("The curves: %(command)s", command="tensorboard --logdir logs/tensorboard")
-    yield words("Let it write: %(command)s", command="python generate.py")
+        yield f"! {finding.text}{f'  {cli.command(finding.command)}' if finding.command else ''}"
+    yield words("Report, to be opened in a browser: %(page)s", page=PAGE)
+    yield words("Curves: %(command)s", command=cli.command("tensorboard --logdir logs/tensorboard"))
+    yield words("Generate text: %(command)s", command=cli.command("python generate.py"))
 
 
 if __name__ == "__main__":

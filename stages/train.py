@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
-import os
+import gc
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, nullcontext
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import PreTrainedModel
 
 from stages.lib.common import cli, files, params
-from stages.lib.model import devices, generation, models, scoring, trainable
+from stages.lib.model import devices, generation, models, scoring, threads, trainable
+from stages.lib.processes import launch, machines, sharding
+from stages.lib.processes.failpoints import reach
+from stages.lib.processes.group import ALONE, Group
 from stages.lib.rows import batches, limits, tokens
 from stages.lib.rows.packing import documents_of
-from stages.lib.training import checkpoints, environment
-from stages.lib.training.board import Board
+from stages.lib.tracking.delivery import leave
+from stages.lib.training import checkpoints, environment, forecast
+from stages.lib.training.board import Boards, opened
 from stages.lib.training.course import Course
-from stages.lib.training.failpoints import reach
 from stages.lib.training.interruption import Interruption
-from stages.lib.training.plan import Plan
+from stages.lib.training.plan import Pace, Plan
 from stages.lib.training.record import Record
 from stages.lib.training.trainer import Trainer, prepare
 
@@ -29,11 +35,11 @@ OUTPUT = Path("model/finetuned")
 FIGURES = Path("logs/train.json")
 CURVE = Path("logs/train_loss.tsv")
 VALIDATION = Path("logs/validation.tsv")
-SAMPLES, SAMPLE_TOKENS = 3, 60  # shown in TensorBoard at every validation
+SAMPLES, SAMPLED = 3, generation.Sampling(new_tokens=60)  # shown in TensorBoard at every validation
 OUT_OF_MEMORY = (
     "out of memory: in params.yaml lower train.batch_size, and raise train.gradient_accumulation_steps as much; then "
     "set train.gradient_checkpointing: true; then lower tokenize.max_length; then set train.lora_rank: 8, or take a "
-    "smaller base"
+    "smaller base; several GPUs hold a larger one with train.sharding: full"
 )
 
 
@@ -43,55 +49,85 @@ def main() -> None:
     settings = everything.train
     files.need(TOKENS, BASE)
     limits.check(everything, BASE)
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise cli.UserError("training runs in one process for now: start it without torchrun")
     devices.keep_freed_memory()
+    launch.take_gpu()
     device = devices.choose()
-    if device.type == "cuda" and settings.deterministic:
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # CUDA's own condition for repeatable sums
-        torch.use_deterministic_algorithms(True)
-    surroundings = environment.describe(device)
-    run = checkpoints.Run(checkpoints.fingerprint("train", settings=settings.model_dump(), environment=surroundings))
-    with Interruption() as interruption, run.started(interruption), devices.memory_errors(OUT_OF_MEMORY):
-        figures, record, kept = _train(settings, run, device, interruption)
-        models.save_tuned(kept, BASE, OUTPUT)
-        reach("output model written")
-        _write_curves(record)
-        reach("output curves written")
-        files.write_json(FIGURES, {**figures, "environment": surroundings})
-        reach("output figures written")
-        interruption.check("before its results were handed over")
-        run.finish()
+    devices.repeat_exactly(device, settings.deterministic)
+    made_for = launch.made_for(settings.processes, device, machines.count())
+    size = launch.at_hand(made_for, device, machines.count())
+    step = settings.gradient_accumulation_steps * made_for
+    launch.need_alike(step, size)
+    surroundings = environment.describe(device, devices.precision(settings, device), settings.memory)
+    # How the batches of a step are shared among processes, and who sees the curves, is no part of what a run is.
+    apart = {"processes", "gradient_accumulation_steps", "report_to"}
+    what = settings.model_dump(exclude=apart) | {"batches": step}
+    run = checkpoints.Run(environment.fingerprint("train", settings=what, environment=surroundings))
+    with (
+        Interruption() as interruption,
+        nullcontext() if launch.follows() else run.started(interruption),
+        devices.memory_errors(OUT_OF_MEMORY),
+        launch.together("stages.train", size, device, run.offered, interruption.check) as group,
+    ):
+        environment.require(group.told(surroundings), surroundings)
+        done = _train(settings, run, device, interruption, group, made_for, partial(opened, everything, run))
+        if group.first:
+            _hand_over(settings, run, done, surroundings)
+            interruption.check("before its results were handed over")
+            run.finish()
+
+
+@dataclass(frozen=True)
+class _Done:
+    """What training leaves behind; the model and the optimizer, which take most of the memory, are gone by then."""
+
+    record: Record
+    attention: str
+    figures: dict[str, Any]
 
 
 def _train(
-    settings: params.Train, run: checkpoints.Run, device: torch.device, interruption: Interruption
-) -> tuple[dict, Record, PreTrainedModel]:
-    """Train, from a checkpoint where there is one; return the figures, the record and the weights to keep."""
-    checkpoint = run.latest()
+    settings: params.Train,
+    run: checkpoints.Run,
+    device: torch.device,
+    interruption: Interruption,
+    group: Group = ALONE,
+    made_for: int = 1,
+    boards: Callable[[int, Record], Boards] = lambda step, record: Boards(),
+) -> _Done:
+    """Train, from a checkpoint where there is one; a step is for `made_for` processes. `boards` opens what shows it."""
+    newest = group.told(latest.name if group.first and (latest := run.latest()) else None)
+    checkpoint = run.folder / newest if newest else None
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     record = Record.read(checkpoint) if checkpoint else Record()
     rows = batches.open_rows(TOKENS, "train")
-    plan = Plan.of(settings, len(rows))
-    speed = devices.choose_speed(settings, device, plan.steps)
-    model = trainable.load(BASE, settings, speed.attention, checkpoint).to(device)
-    trainer = prepare(model, rows, settings, plan, run, record, batches.collate, speed)
+    plan = Plan.of(settings, len(rows), made_for)
+    speed = devices.choose_speed(settings, device, plan.steps, models.head_width(BASE))
+    if threads.matter(device, speed.precision, settings.memory):
+        _keep_threads(record)
+    model = trainable.load(BASE, settings, speed.attention, checkpoint)
+    if settings.sharding == "full" and group.size > 1:
+        sharding.shard(model, device, group, speed.precision == "bfloat16")
+    model = model.to(device)
+    to_take = forecast.Run(model.config, settings, speed, plan, batches.longest(rows), device, group.size)
+    takes = forecast.require(to_take, run.folder if group.first else None)
+    with models.quiet():  # several processes are nothing to the library, which wonders
+        trainer = prepare(model, rows, settings, plan, run, record, batches.collate, speed, group)
     tokenizer = tokens.Tokenizer(BASE)
-    # Runs stand side by side in TensorBoard under the name of their experiment.
-    name = os.environ.get("DVC_EXP_NAME") or "run"
-    board = Board(checkpoints.main_repository() / "logs" / "tensorboard", name, run.fingerprint, step)
-    _say_what_is_to_come(settings, trainer, plan, speed, board)
+    board = boards(step, record) if group.first else Boards()
+    _say_what_is_to_come(settings, trainer, plan, speed, board, takes)
     if checkpoint:
         cli.say(f"  goes on from {checkpoint.name}")
     course = Course(
         run=run,
         record=record,
         board=board,
-        validate=_validation(tokenizer, device, speed),
-        write_samples=lambda model, check: generation.openings(model, tokenizer, SAMPLES, SAMPLE_TOKENS, check),
+        validate=_validation(tokenizer, device, speed, group),
+        write_samples=lambda model, check: generation.by_itself(model, tokenizer, SAMPLES, SAMPLED, check),
         settings=settings,
         plan=plan,
         interruption=interruption,
+        group=group,
+        pace=Pace(to_take.checkpoint()),
     )
     with closing(board), closing(course), models.quiet():
         course.begin(model, step)
@@ -99,29 +135,62 @@ def _train(
             trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             step = trainer.state.global_step
+        board.finished(step, kept := _kept(settings, record, step))
         cli.say(f"train: {course.times()}")
     if step < plan.steps:
-        cli.say(f"train: ended early, {settings.patience} validations after the best one, of step {record.best_step}")
-    best_step = record.best_step if settings.keep == "best" else None
-    if best_step is not None:
-        model = trainable.load(BASE, settings, speed.attention, run.best(best_step))
-    kept_step = step if best_step is None else best_step
+        more = f"{settings.patience} validation{'s' * (settings.patience > 1)}"
+        cli.say(f"train: ended early, {more} after the best one, of step {record.best_step}")
     figures = {
         "steps": step,
-        "best_step": kept_step,
+        "best_step": kept["best_step"],
         "tokens": record.tokens,
         "learning_rate": trainer.args.learning_rate,
         "logging_steps": plan.logging_steps,
-        "parameters": models.parameters(trainer.model),
-        "trained_parameters": models.parameters(trainer.model, trained=True),
+        "parameters": models.parameters(model),
+        "trained_parameters": models.parameters(model, trained=True),
         "precision": speed.precision,
-        "validation_bits_per_byte": _kept_validation(record, kept_step),
+        "validation_bits_per_byte": kept["validation_bits_per_byte"],
     }
-    return figures, record, trainable.whole(model)
+    return _Done(record, speed.attention, figures)
+
+
+def _kept(settings: params.Train, record: Record, steps: int) -> dict[str, float | None]:
+    """Which step's weights are kept, and how they do on the validation documents, where there are any."""
+    kept = record.best_step if settings.keep == "best" and record.best_step is not None else steps
+    bits = next((point["bits_per_byte"] for point in record.validation if point["step"] == kept), None)
+    return {"best_step": kept, "validation_bits_per_byte": bits}
+
+
+def _hand_over(settings: params.Train, run: checkpoints.Run, done: _Done, surroundings: dict[str, Any]) -> None:
+    """Write the weights that are kept, the curves and the figures."""
+    gc.collect()  # the Trainer and what belongs to it refer to each other
+    record, figures, step = done.record, done.figures, done.figures["best_step"]
+    if (bits := figures["validation_bits_per_byte"]) is None:
+        cli.say("train: no validation documents: the weights of the last step are kept")
+    else:
+        cli.say(f"train: kept step {step}, validation {bits:.4f} bits per byte")
+    kept = run.best(step) if settings.keep == "best" and record.best_step is not None else run.newest()
+    if record.threads:
+        surroundings = surroundings | {"threads": record.threads}
+    models.save_tuned(trainable.whole(trainable.load(BASE, settings, done.attention, kept)), BASE, OUTPUT)
+    reach("output model written")
+    _write_curves(record)
+    reach("output curves written")
+    files.write_json(FIGURES, {**figures, "environment": surroundings})
+    reach("output figures written")
+
+
+def _keep_threads(record: Record) -> None:
+    """Compute with as many threads as the run began with, whatever there are now."""
+    now = torch.get_num_threads()
+    record.threads = record.threads or now
+    if record.threads != now:
+        cli.say(f"train: {record.threads} threads, as the run began with, not {now}: for the same bytes")
+        torch.set_num_threads(record.threads)
 
 
 def _validation(
-    tokenizer: tokens.Tokenizer, device: torch.device, speed: devices.Speed
+    tokenizer: tokens.Tokenizer, device: torch.device, speed: devices.Speed, group: Group
 ) -> Callable[[PreTrainedModel, Callable[[], None]], scoring.Total]:
     """What scores the validation documents; it calls the function it is given before each batch."""
 
@@ -135,36 +204,37 @@ def _validation(
                 check()
                 bar.update(0)
 
-            return scoring.total(cli.counted(scoring.score_documents(model, documents, check=before_batch), bar))
+            scores = scoring.score_documents(model, documents, check=before_batch, group=group)
+            return scoring.total(cli.counted(scores, bar))
 
     return validate
 
 
 def _say_what_is_to_come(
-    settings: params.Train, trainer: Trainer, plan: Plan, speed: devices.Speed, board: Board
+    settings: params.Train, trainer: Trainer, plan: Plan, speed: devices.Speed, board: Boards, takes: str
 ) -> None:
-    device = trainer.args.device
-    where = f"{device.type}, {torch.get_num_threads()} threads" if device.type == "cpu" else device.type
+    device, size = trainer.args.device, trainer.group.size
+    count, where = torch.get_num_threads(), device.type
+    where = f"{where}, {count} thread{'s' * (count > 1)}" if where == "cpu" else where
+    where = f"{size} processes, each on {where}" if size > 1 else where
     count, trained = models.parameters(trainer.model), models.parameters(trainer.model, trained=True)
-    size = f"{count / 1e6:.1f} M parameters"
+    what = f"{count / 1e6:.1f} M parameters"
     if trained != count:
-        size += f" ({trained / 1e6:.1f} M trained)"
-    cli.say(f"train: {size}, {len(trainer.train_dataset)} rows, {plan.steps} steps on {where}")
+        what += f" ({trained / 1e6:.3f} M trained)"
+    cli.say(f"train: {what}, {len(trainer.train_dataset)} rows, {plan.steps} steps on {where}")
+    cli.say(f"  {takes}")
     cli.say(f"  {speed.reasons}")
+    if settings.sharding == "full":
+        cli.say(f"  each process keeps 1/{size} of the blocks" if size > 1 else "  one process: nothing to shard")
     cli.say(f"  learning rate {trainer.args.learning_rate:.3g} ({settings.learning_rate})")
-    if plan.logging_steps < settings.logging_steps:
-        cli.say(f"  a short run: a point of the curves every {plan.logging_steps} steps, not {settings.logging_steps}")
-    cli.say(f"  curves while it runs: tensorboard --logdir logs/tensorboard (this run: {board.name})")
-
-
-def _kept_validation(record: Record, kept_step: int) -> float | None:
-    """Bits per byte of the weights that are kept, where there are validation documents."""
-    kept = next((point for point in record.validation if point["step"] == kept_step), None)
-    if kept is None:
-        cli.say("train: no validation documents: the weights of the last step are kept")
-        return None
-    cli.say(f"train: kept step {kept_step}, validation {kept['bits_per_byte']:.4f} bits per byte")
-    return kept["bits_per_byte"]
+    if plan.batches > size:
+        cli.say(f"  a step takes {plan.batches} batches, {plan.batches // size} in each process")
+    if (count := plan.logging_steps) < settings.logging_steps:
+        cli.say(
+            f"  a short run: a point of the curves every {count} step{'s' * (count > 1)}, not {settings.logging_steps}"
+        )
+    if see := board.name and cli.command("tensorboard --logdir logs/tensorboard"):
+        cli.say(f"  curves while it runs: {see} (this run: {board.name})")
 
 
 def _write_curves(record: Record) -> None:
@@ -176,4 +246,5 @@ def _write_curves(record: Record) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    cli.run(main, ends_with_dvc=False)  # once a checkpoint is written
+    leave()

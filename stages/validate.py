@@ -10,8 +10,8 @@ from typing import Any, TextIO
 import numpy as np
 import pyarrow as pa
 
-from stages.lib.common import cli, files, params
-from stages.lib.corpus import lines, splits
+from stages.lib.common import cli, files, params, parents, scripts, versioned
+from stages.lib.corpus import documents, lines, splits
 from stages.lib.corpus.collected import Collected, collect
 from stages.lib.corpus.description import FEW_DOCUMENTS, LONG_DOCUMENT, Description
 from stages.lib.corpus.formats import how_to_collect
@@ -21,38 +21,45 @@ from stages.lib.overlap import leakage, near_duplicates
 from stages.lib.overlap.near_duplicates import Bands
 
 OUTPUT = Path("data/validated")
-REJECTED = Path("data/rejected.jsonl")
 FIGURES = Path("logs/validate.json")
+CHECKED = Path("logs/checked")
 LENGTHS = Path("logs/lengths.tsv")
 LARGE_GROUP, LARGE_SHARE = 10, 0.01  # of near-duplicates: more documents than either, the share being of all
 WORST = 10  # leaking documents named one by one
 
 
 def main() -> None:
-    """Write `data/validated/`, `data/rejected.jsonl`, `logs/validate.json` and `logs/lengths.tsv`."""
+    """Write `data/validated/`, `logs/validate.json` and `logs/lengths.tsv`."""
     settings = params.load()
-    with files.new_folder(OUTPUT) as folder, files.new_file(REJECTED) as rejected:
-        figures, histogram, reader = validated(settings, folder, rejected)
-        figures["leakage"] = leaking(folder)
+    with files.new_folder(OUTPUT) as folder:
+        figures, histogram, reader = validated(settings, folder)
         reader.refuse_changes()  # as late as can be: DVC looks at the corpus when the stage has ended
     files.write_tsv(LENGTHS, ["from", "to", "documents"], histogram)
     files.write_json(FIGURES, figures)
     _summary(settings, figures, reader.places)
 
 
-def validated(
-    settings: params.Params, folder: Path, rejected: Path
-) -> tuple[dict[str, Any], list[tuple[int, int, int]], lines.Reader]:
-    """Fill `folder` and the file of rejected lines; return figures, the histogram of lengths, and what was read."""
+def validated(settings: params.Params, folder: Path) -> tuple[dict[str, Any], list[tuple[int, int, int]], lines.Reader]:
+    """Fill `folder`; return figures, the histogram of lengths, and what was read.
+
+    The lines that were rejected are in a file of it, where there are any.
+    """
     rules = settings.validate_
-    reader = lines.Reader(settings.corpus.path, rules.max_line_bytes)
+    reader = lines.Reader(settings.corpus.path, rules.max_line_bytes, settings.corpus.limit)
     tally = Tally(settings.corpus.path, settings.corpus.text_field, reader.places)
     with Collected(folder / "documents.arrow", Bands.of(rules.similarity).count) as collected:
+        rejected = folder / "rejected.jsonl"
         collect(settings, reader, tally, collected, folder, rejected)
+        if not rejected.stat().st_size:
+            rejected.unlink()
         firsts, alike = _near_duplicates(collected, rules, folder)
+        chosen = _splits(collected, firsts, rules)
         with splits.Writer(folder) as writer:
-            description = _divide(collected, firsts, rules, writer)
+            description = _divide(collected, chosen, writer)
+        leaks = _leaking(collected, chosen, folder)
     reader.places.write(folder / "files.tsv")
+    origins = documents.sources(reader.again(), collected.lines[chosen == splits.SPLITS.index("test")])
+    files.write_tsv(folder / "sources.tsv", ["line", "source"], origins)  # the report shows some of them
     few_long = _refuse_nothing_to_train_on(settings.corpus.path, writer, tally)
     kept = sum(writer.documents.values())
     figures = (
@@ -61,6 +68,7 @@ def validated(
         | writer.figures()
         | {"few_long_documents": few_long}
         | description.figures()
+        | {"leakage": leaks}
     )
     return figures, description.histogram(), reader
 
@@ -69,13 +77,13 @@ def _near_duplicates(
     collected: Collected, rules: params.Validate, folder: Path
 ) -> tuple[np.ndarray, dict[str, float | int]]:
     """For each document the place of the first one that it is nearly the same as, and figures; names all pairs."""
-    texts, numbers = collected.texts(), collected.lines
+    numbers = collected.lines
     count = 0
 
     def named(table: TextIO, bar: cli.Bar) -> Iterator[near_duplicates.Pair]:
         nonlocal count
         signed = collected.take_signatures()
-        for pair in near_duplicates.pairs(signed, lambda place: texts[place].as_py(), rules.similarity):
+        for pair in near_duplicates.pairs(signed, collected.texts(), rules.similarity):
             table.write(f"{numbers[pair.second]}\t{numbers[pair.first]}\t{pair.similarity:.4f}\n")
             count += 1
             bar.update(pair.second - bar.n)
@@ -83,36 +91,36 @@ def _near_duplicates(
 
     with (
         open(folder / "near_duplicates.tsv", "w", encoding="utf-8") as table,
-        cli.progress("near-duplicates", len(texts), " documents") as bar,
+        cli.progress("near-duplicates", len(numbers), " documents") as bar,
     ):
         table.write("line\tnear_duplicate_of\tsimilarity\n")
-        firsts = np.array(near_duplicates.firsts(len(texts), named(table, bar)))
+        firsts = np.array(near_duplicates.firsts(len(numbers), named(table, bar)))
     alike = int((firsts != np.arange(len(firsts))).sum())
     left_out = alike if rules.near_duplicates == "drop" else 0
     return firsts, {"similarity": rules.similarity, "pairs": count, "documents": alike, "left_out": left_out}
 
 
-def _divide(
-    collected: Collected,
-    firsts: np.ndarray,
-    rules: params.Validate,
-    writer: splits.Writer,
-) -> Description:
-    """Write each document into the split of the first one that it is nearly the same as.
+def _splits(collected: Collected, firsts: np.ndarray, rules: params.Validate) -> np.ndarray:
+    """For each document the split of the first one that it is nearly the same as (a place in SPLITS), -1 for none.
 
     Of a large group that is training, whatever the first one's would be: held out, it would be all that is measured.
     """
-    description = Description()
-    numbers = collected.lines
     large = np.bincount(firsts) > max(LARGE_GROUP, LARGE_SHARE * len(firsts))
-    own = np.where(large, splits.SPLITS.index("train"), collected.splits[: len(large)])
-    for places, texts in collected.chunks():
-        of_first = own[firsts[places]]
-        kept = np.ones(len(texts), bool)
-        if rules.near_duplicates == "drop":
-            kept = firsts[places] == np.arange(places.start, places.stop)
-        texts, lines_kept = texts.filter(pa.array(kept)), numbers[places][kept]
-        writer.add(texts, lines_kept, of_first[kept])
+    own = collected.splits(rules)
+    own[: len(large)][large] = splits.SPLITS.index("train")
+    chosen = own[firsts]
+    if rules.near_duplicates == "drop":
+        chosen[firsts != np.arange(len(firsts))] = -1
+    return chosen
+
+
+def _divide(collected: Collected, chosen: np.ndarray, writer: splits.Writer) -> Description:
+    """Write each document into the split that is chosen for it."""
+    description = Description()
+    for places, batch in collected.chunks():
+        kept = chosen[places] >= 0
+        texts, lines_kept = batch["text"].filter(pa.array(kept)), collected.lines[places][kept]
+        writer.add(texts, lines_kept, chosen[places][kept])
         description.add(texts, lines_kept.tolist(), collected.marks)
     return description
 
@@ -133,30 +141,33 @@ def _more_documents(path: str, to_divide: bool) -> str:
     return "add texts"
 
 
-def leaking(folder: Path) -> dict[str, Any]:
+def _leaking(collected: Collected, chosen: np.ndarray, folder: Path) -> dict[str, Any]:
     """How many held-out documents have a run of words in common with training documents, and which the worst are."""
-
-    def documents_of(*names: str) -> Iterator[tuple[int, str]]:
-        for split in names:
-            for batch in splits.read_documents(folder, split):
-                yield from zip(batch["line"].to_pylist(), batch["text"].to_pylist(), strict=True)
-
-    found = leakage.measure(documents_of("test", "validation"), (text for _, text in documents_of("train")))
+    held_out = leakage.HeldOut(
+        document
+        for split in ("test", "validation")
+        for batch in splits.read_documents(folder, split)
+        for document in zip(batch["line"].to_pylist(), batch["text"].to_pylist(), strict=True)
+    )
+    for places, batch in collected.chunks():
+        training = batch.filter(pa.array(chosen[places] == splits.SPLITS.index("train")))
+        held_out.look_through(training["text"], training["parts"])
+    found = held_out.leakage()
     return {
         "run_of_words": leakage.RUN,
         "examined_documents": found.examined,
         "leaking_documents": len(found.leaks),
         "leaking_share": len(found.leaks) / found.examined if found.examined else None,
-        "worst": [{"line": leak.line, "share": leak.share} for leak in found.leaks[:WORST]],
+        "worst": {leak.line: leak.share for leak in found.leaks[:WORST]},
     }
 
 
 def _summary(settings: params.Params, figures: dict, places: Places) -> None:
-    counts = ", ".join(f"{figures[name]} {name}" for name in ("kept", "duplicates", "rejected", "blank"))
+    counts = [f"{figures[name]} {name}" for name in ("kept", "duplicates", "rejected", "blank")]
     alike = figures["near_duplicates"]
     if alike["left_out"]:
-        counts += f", {alike['left_out']} near-duplicates"
-    cli.say(f"validate: {cli.printable(settings.corpus.path)}: {figures['lines']} lines: {counts}")
+        counts.append(f"{alike['left_out']} near-duplicates")
+    cli.say(f"validate: {cli.printable(settings.corpus.path)}: {figures['lines']} lines: {', '.join(counts)}")
     for kind, count in figures["rejected_by_kind"].items():
         cli.say(f"  rejected: {count} {kind}")
     if 0 < figures["windows_line_ends"] < figures["lines"] - 1:
@@ -173,11 +184,29 @@ def _summary(settings: params.Params, figures: dict, places: Places) -> None:
         "{nine_tenths:.0f}".format(**lengths)
     )
     for name in ("shortest", "longest"):
-        one = figures[f"{name}_documents"][0]
-        cli.say(f"  the {name}: {one['characters']} characters, line {places.short(one['line'])}")
-    scripts = ", ".join(f"{share:.1%} {name}" for name, share in figures["scripts"].items())
-    cli.say(f"  letters: {scripts or 'none'}")
+        line, characters = next(iter(figures[f"{name}_documents"].items()))
+        cli.say(f"  the {name}: {characters} characters, line {places.short(line)}")
+    letters = ", ".join(f"{share:.1%} {name}" for name, share in figures["scripts"].items())
+    cli.say(f"  letters: {letters or 'none'}")
+    _summary_of_prompts(settings, figures["scripts"])
     _summary_of_overlap(settings, figures, places)
+    _summary_of_git(settings.corpus.path)
+
+
+def _summary_of_prompts(settings: params.Params, shares: dict[str, float]) -> None:
+    # Where the settings were checked just now, that was said.
+    if settings.evaluate.prompts != "auto" and not parents.made_since_dvc_began(CHECKED):
+        main = next((name for name, share in shares.items() if share > 0.5), None)
+        scripts.name_other_prompts(settings.evaluate.prompts, main)
+
+
+def _summary_of_git(path: str) -> None:
+    if versioned.changed_in_git(path):
+        quoted = cli.printable(shlex.quote(path))
+        cli.say(
+            f"  the next commit or experiment puts {cli.printable(path)} into git, which forgets nothing. To keep it "
+            f"out: {cli.command(f'git rm --cached {quoted} && dvc add {quoted}')}"
+        )
 
 
 def _summary_of_overlap(settings: params.Params, figures: dict, places: Places) -> None:
@@ -189,7 +218,7 @@ def _summary_of_overlap(settings: params.Params, figures: dict, places: Places) 
             "validate.near_duplicates: drop leaves them out"
         )
     if leaking["leaking_documents"]:
-        worst = ", ".join(places.short(one["line"]) for one in leaking["worst"])
+        worst = ", ".join(map(places.short, leaking["worst"]))
         cli.say(
             f"  leakage: {leaking['leaking_documents']} of {leaking['examined_documents']} held-out documents share a "
             f"run of {leaking['run_of_words']} words with training documents; the worst: line {worst}"
@@ -197,18 +226,16 @@ def _summary_of_overlap(settings: params.Params, figures: dict, places: Places) 
 
 
 def _summary_of_marks(settings: params.Params, figures: dict, places: Places) -> None:
-    for one in figures["marks"]:
+    for mark, one in figures["marks"].items():
         times = "once" if one["count"] == 1 else f"{one['count']} times"
-        cli.say(
-            f"  {one['mark']}: {times} in {_documents(one)}, first lines: {', '.join(map(places.short, one['lines']))}"
-        )
+        cli.say(f"  {mark}: {times} in {_documents(one)}, first lines: {', '.join(map(places.short, one['lines']))}")
     if figures["marks"]:
-        marks = "".join(f" --mark {shlex.quote(one['mark'])}" for one in figures["marks"])
+        marks = "".join(f" --mark {shlex.quote(mark)}" for mark in figures["marks"])
         cli.say(
             "  other tools part texts with such marks, here they are learned as letters: "
             f"{how_to_collect(settings.corpus.path, marks)}, divided there"
         )
-    if (one := figures["byte_order_marks"])["count"]:
+    if one := figures["byte_order_marks"]:
         cli.say(
             f"  a byte order mark (U+FEFF) stands in {_documents(one)}, the first on line "
             f"{places.short(one['lines'][0])}: it is no text, best remove it; it stays as it is written"

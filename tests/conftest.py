@@ -2,28 +2,46 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import io
 import json
 import os
 import re
+import runpy
 
 # Before torch is loaded: the tests' models are so small that a second thread only gets in the way.
 os.environ["OMP_NUM_THREADS"] = "1"
+# Messages name commands as they are, also where `./run` started the tests.
+os.environ.pop("STARTED_WITH", None)
 
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from stages.lib.common import params, translation
+from stages.lib.common.cli import UserError
+
 # The same examples every time, and as long as they take: a slow or busy machine is no failure.
 settings.register_profile("project", deadline=None, derandomize=True)
 settings.load_profile("project")
 
+# A shell that starts them in the background has Ctrl-C ignored, by all that they start, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 HOME = Path(__file__).resolve().parent.parent
+# The settings as they ship: the tests hold in a project with settings of its own, too.
+SETTINGS = Path(__file__).with_name("params.yaml")
+_temporary = tempfile.TemporaryDirectory(prefix="tests-")
+# The code with those settings: where commands run that need no project, and whose language the tests' own process has.
+CODE = Path(_temporary.name)
 
 TEXTS = [
     "Утром над рекой стоял туман, и паром гудел, как большая корова.",
@@ -39,7 +57,6 @@ STAGES = ("base", "validate", "tokenize", "train", "evaluate", "report")
 OUTPUTS = (
     "model/base",
     "data/validated",
-    "data/rejected.jsonl",
     "logs/validate.json",
     "data/tokens",
     "logs/tokenize.json",
@@ -48,6 +65,7 @@ OUTPUTS = (
     "logs/train_loss.tsv",
     "logs/validation.tsv",
     "logs/evaluate.json",
+    "logs/metrics.json",
     "logs/documents.tsv",
     "logs/samples.jsonl",
     "logs/report.html",
@@ -67,9 +85,17 @@ def environment(**more: str) -> dict[str, str]:
         "GIT_AUTHOR_EMAIL": "tester@example.invalid",
         "GIT_COMMITTER_NAME": "Tester",
         "GIT_COMMITTER_EMAIL": "tester@example.invalid",
-        "PYTHONDONTWRITEBYTECODE": "1",
         **more,
     }
+
+
+def environment_of_run(folder: Path) -> Path:
+    """What `./run` takes, as RUN_VENV, for an environment that it made: it then uses the one of the tests."""
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin/pip").write_text(f"#!/bin/sh\necho pip 26 from {folder}/lib\n")
+    (folder / "bin/pip").chmod(0o755)
+    shutil.copy2(HOME / "requirements.txt", folder / "installed.txt")
+    return folder
 
 
 class Project:
@@ -152,6 +178,8 @@ class Project:
         return result.stderr
 
     def _words(self, command: tuple[str, ...]) -> list[str]:
+        if command[0] == "./run":  # the environment that it would make is the one of the tests
+            command = command[1:] or ("dvc", "repro")
         if command[0] == "python":
             return [self.python, *command[1:]]
         if command[0] == "dvc":
@@ -168,8 +196,54 @@ class Project:
         self.ok("git", "commit", "-q", "--allow-empty", "-m", message)
 
 
+class Inside(Project):
+    """A project whose Python commands run in the tests' own process, where the libraries are loaded already."""
+
+    def run(self, *command: str, stdin: str = "", **more) -> subprocess.CompletedProcess:
+        script = f"{command[2].replace('.', '/')}.py" if command[1] == "-m" else command[1]
+        if command[0] != "python" or more or not self.path(script).exists():
+            return super().run(*command, stdin=stdin, **more)
+        streams = {name: io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for name in ("stdout", "stderr")}
+        given = io.TextIOWrapper(io.BytesIO(os.fsencode(stdin)), "utf-8")
+        with pytest.MonkeyPatch.context() as patch, contextlib.chdir(self.folder):
+            words = [script, *command[2 + (command[1] == "-m") :]]
+            for name, value in {**streams, "stdin": given, "argv": words}.items():
+                patch.setattr(sys, name, value)
+            status = self._status(script)
+        said = {name: stream.buffer.getvalue().decode("utf-8") for name, stream in streams.items()}
+        return subprocess.CompletedProcess(command, status, **said)
+
+    def _status(self, script: str) -> int:
+        """What a script exits with."""
+        try:
+            runpy.run_path(str(self.path(script)), run_name="__main__")
+        except SystemExit as ended:
+            return ended.code or 0
+        return 0
+
+
+def pytest_configure() -> None:
+    """Fill `CODE`, and have this process speak its language."""
+    for name in ("bench", "stages", "tools"):
+        shutil.copytree(HOME / name, CODE / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy2(HOME / "generate.py", CODE)
+    shutil.copy2(SETTINGS, CODE)
+    translation.HOME = CODE
+
+
+def as_shipped() -> bool:
+    """Whether the settings of this project are those that ship, and with them what is committed in logs/."""
+    try:
+        return params.load(HOME / "params.yaml") == params.load(SETTINGS)
+    except UserError:
+        return False
+
+
 def copy_project(folder: Path, **env: str) -> Project:
-    """The project's files as git sees them, uncommitted changes included, as a repository of its own."""
+    """The project's files as git sees them, uncommitted changes included, as a repository of its own.
+
+    Its settings are those that ship.
+    """
     listed = subprocess.run(
         ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
         cwd=HOME,
@@ -180,6 +254,7 @@ def copy_project(folder: Path, **env: str) -> Project:
         if (HOME / name).exists():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(HOME / name, folder / name)
+    shutil.copy2(SETTINGS, folder / "params.yaml")
     project = Project(folder, **env)
     project.ok("git", "init", "-q", "-b", "main")
     return project
@@ -231,6 +306,17 @@ def at_home(monkeypatch):
     monkeypatch.chdir(HOME)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="pip install -r tests/requirements.txt")
+    path = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+    if path is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as running:
+        # No sandbox: in a container, as root, there is none.
+        yield running.chromium.launch(executable_path=path, args=["--no-sandbox"])
+
+
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("base")
@@ -264,15 +350,20 @@ def stored_as(content: bytes) -> str:
     return f"files/md5/{md5[:2]}/{md5[2:]}"
 
 
-def blocks_of_a_readme(name: str = "README.md") -> list[list[str]]:
-    """Its blocks of commands, line by line, without comments."""
-    blocks = re.findall(r"```sh\n(.*?)```", (HOME / name).read_text(encoding="utf-8"), re.DOTALL)
+# The pages in English; some have a Russian one beside them, named .ru.md.
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (HOME / "docs").glob("*.md") if ".ru" not in path.name)]
+
+
+def blocks_of(page: str) -> list[list[str]]:
+    """A page's blocks of commands, line by line, without comments."""
+    blocks = re.findall(r"```sh\n(.*?)```", (HOME / page).read_text(encoding="utf-8"), re.DOTALL)
     return [[line for row in block.splitlines() if (line := row.split("#")[0].strip())] for block in blocks]
 
 
-def block_of_the_readme(words: str) -> list[str]:
-    """The one block of commands in the README with a line that holds these words."""
-    (block,) = [block for block in blocks_of_a_readme() if any(words in line for line in block)]
+def block_of_the_docs(words: str) -> list[str]:
+    """The one block of commands, on whichever page, with a line that holds these words."""
+    blocks = [block for page in PAGES for block in blocks_of(page)]
+    (block,) = [block for block in blocks if any(words in line for line in block)]
     return block
 
 
@@ -311,6 +402,12 @@ def project(reproduced, tmp_path) -> Project:
     """A copy of the reproduced project that a test may change."""
     shutil.copytree(reproduced.folder, tmp_path / "project", symlinks=True)
     return Project(tmp_path / "project", **ONE_THREAD)
+
+
+@pytest.fixture
+def inside(project) -> Inside:
+    """The same, its Python commands in the tests' own process."""
+    return Inside(project.folder, **project.env)
 
 
 @pytest.fixture

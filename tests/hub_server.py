@@ -6,7 +6,8 @@
 
 What it knows: descriptions of models by branch, tag, full and short commit and `refs/pr/N`, with and without hashes;
 lists of files; files by `resolve`, the small ones from the Hub itself and those of Git LFS by a redirect to a storage
-host (a second port) with a signed address; parts of files; renamed, private and gated repositories; tokens.
+host (a second port) with a signed address; parts of files; renamed, private and gated repositories; tokens. What it
+takes stands in hub_writing.py.
 """
 
 from __future__ import annotations
@@ -23,6 +24,8 @@ from fnmatch import fnmatchcase
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from hub_writing import TOKEN_TO_READ, Writing
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 TOKEN = "hf_aValidTokenOfSomebody"
@@ -93,6 +96,7 @@ class Hub:
         self.renamed: dict[str, str] = {}
         self.faults: list[Fault] = []
         self.asked: list[Asked] = []
+        self.stored: dict[str, bytes] = {}  # what was brought to the storage, by its SHA-256
         self._over = threading.Event()
         self._hub = _Server(self, _HubAnswer)
         self._storage = _Server(self, _StorageAnswer)
@@ -146,15 +150,35 @@ class _Server(ThreadingHTTPServer):
         pass  # a client that went away
 
 
-class _Answer(BaseHTTPRequestHandler):
+class _Answer(BaseHTTPRequestHandler, Writing):
     protocol_version = "HTTP/1.1"
     host = ""
+    known = TOKEN
+    git_hash = staticmethod(git_hash)
 
     def do_HEAD(self):
         self.do_GET()
 
+    def do_POST(self):
+        self.do_GET()
+
+    def do_PUT(self):
+        self.do_GET()
+
+    @property
+    def hub(self):
+        return self.server.hub
+
+    @property
+    def token(self):
+        return self.headers.get("Authorization", "").removeprefix("Bearer ")
+
+    def in_lfs(self, name):
+        return any(fnmatchcase(name, pattern) for pattern in _IN_LFS)
+
     def do_GET(self):
-        hub = self.server.hub
+        hub = self.hub
+        self.body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         address = urlsplit(self.path)
         self.query = parse_qs(address.query)
         hub.asked.append(
@@ -250,6 +274,8 @@ class _HubAnswer(_Answer):
 
     def answer(self, path):
         parts = path.strip("/").split("/")
+        if self.command == "POST":
+            return self.write(path)
         if path == "/api/agent-harnesses":  # once a day, for what a client calls itself
             return self.reply_json({"standardEnvVars": [], "harnesses": {}})
         if parts[:2] == ["api", "resolve-cache"]:
@@ -276,8 +302,8 @@ class _HubAnswer(_Answer):
 
     def refused(self, repository, files):
         """Refuse who may not see it, as the Hub does: an unknown token is refused whatever is asked for."""
-        token = self.headers.get("Authorization", "").removeprefix("Bearer ")
-        if token and token != TOKEN:
+        token = self.token
+        if token and token not in (TOKEN, TOKEN_TO_READ):
             self.refuse(401, None, "Invalid credentials in Authorization header")
         elif repository is None or (repository.private and not token):
             self.refuse(404 if token else 401, "RepoNotFound", "Repository not found")
@@ -356,6 +382,9 @@ class _StorageAnswer(_Answer):
     def answer(self, path):
         if "Authorization" in self.headers or "X-Signature" not in self.query:
             self.reply(400, b"<Error><Code>InvalidArgument</Code></Error>")  # the signature alone opens it
+            return
+        if self.command == "PUT":
+            self.put(path)
             return
         wanted = path.split("/")[1]
         contents = (

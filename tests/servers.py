@@ -1,4 +1,4 @@
-"""Servers on the loopback address that answer as the remotes of the README do, and a wire to them that can break.
+"""Servers on the loopback address that answer as the remotes of docs/sharing.md do, and a wire to them that can break.
 
 python tests/servers.py ROOT PORT     an SSH server that gives SFTP below ROOT to USER with PASSWORD
 """
@@ -50,7 +50,7 @@ def running(command: list, port: int):
     """The server that this command starts, once it listens on `port`; ended with the block."""
     process = subprocess.Popen([str(word) for word in command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 300  # some load a model first
         while True:
             with suppress(ConnectionRefusedError), socket.create_connection(("127.0.0.1", port)):
                 break

@@ -5,7 +5,8 @@ import random
 import subprocess
 import sys
 
-from conftest import HOME, environment, many_texts
+import pytest
+from conftest import CODE, environment, many_texts
 
 
 def unlike():
@@ -19,14 +20,23 @@ def write_corpus(path, texts):
     path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
 
 
+@pytest.fixture
+def corpus(tmp_path):
+    """Texts of the tests' own: those of the project may be anybody's."""
+    path = tmp_path / "corpus.jsonl"
+    write_corpus(path, many_texts())
+    return str(path)
+
+
 def bench(*command):
     return subprocess.run(
-        [sys.executable, "-m", *command], cwd=HOME, env=environment(), capture_output=True, text=True, check=False
+        [sys.executable, "-m", *command], cwd=CODE, env=environment(), capture_output=True, text=True, check=False
     )
 
 
-def test_validation_is_measured_against_parsing_alone(tmp_path):
-    result = bench("bench.validate", "--megabytes", "1", "--runs", "1", "--json", str(tmp_path / "figures.json"))
+def test_validation_is_measured_against_parsing_alone(tmp_path, corpus):
+    given = ("--corpus", corpus, "--megabytes", "1", "--runs", "1")
+    result = bench("bench.validate", *given, "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
     assert "| json.loads of every line " in result.stdout
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
@@ -35,15 +45,18 @@ def test_validation_is_measured_against_parsing_alone(tmp_path):
     assert 20_000_000 < figures["memory"] < 2_000_000_000
 
 
-def test_what_a_benchmark_lacks_is_one_line():
+def test_what_a_benchmark_lacks_is_one_line(corpus):
     """Outside the environment of the benchmarks; inside it, it runs."""
-    result = bench("bench.tokenize", "--megabytes", "1", "--runs", "1", "--engines")
+    result = bench("bench.tokenize", "--corpus", corpus, "--megabytes", "1", "--runs", "1", "--engines")
     if result.returncode:
-        assert result.stderr == "error: GPT-2's vocabulary is missing: pip install -r bench/requirements.txt\n"
+        assert (
+            result.stderr == "error: GPT-2's vocabulary is missing: python -m pip install -r bench/requirements.txt\n"
+        )
     else:
         assert "| this stage " in result.stdout
 
 
+@pytest.mark.slow
 def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
     corpus = tmp_path / "corpus.jsonl"
     write_corpus(corpus, unlike())
@@ -60,10 +73,8 @@ def test_training_is_measured_against_two_usual_recipes(tmp_path, tiny_base):
     assert runs["this stage, float32"][-1]["bits_per_byte"] < runs["concatenated"][-1]["bits_per_byte"]
 
 
-def test_scoring_is_measured_against_one_by_one(tmp_path, tiny_base):
-    corpus = tmp_path / "corpus.jsonl"
-    write_corpus(corpus, many_texts())
-    given = ("--base", str(tiny_base), "--corpus", str(corpus), "--runs", "1", "--documents", "12")
+def test_scoring_is_measured_against_one_by_one(tmp_path, tiny_base, corpus):
+    given = ("--base", str(tiny_base), "--corpus", corpus, "--runs", "1", "--documents", "12")
     result = bench("bench.scoring", *given, "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
@@ -72,8 +83,8 @@ def test_scoring_is_measured_against_one_by_one(tmp_path, tiny_base):
     assert all(error < 1e-5 for error in figures["relative_error"].values())
 
 
-def test_generation_is_measured_against_the_pipeline(tmp_path, tiny_base):
-    given = ("--base", str(tiny_base), "--runs", "1", "--tokens", "8", "--prompts", "2")
+def test_generation_is_measured_against_the_pipeline(tmp_path, tiny_base, corpus):
+    given = ("--base", str(tiny_base), "--corpus", corpus, "--runs", "1", "--tokens", "8", "--prompts", "2")
     result = bench("bench.generate", *given, "--json", str(tmp_path / "figures.json"))
     assert result.returncode == 0, result.stderr
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import servers
-from conftest import HOME, Project, hashes
+from conftest import HOME, STAGES, Project, hashes
 from ruamel.yaml import YAML
 
 from stages.lib.common import files
@@ -22,12 +22,12 @@ from tools import summary
 
 def test_the_summary_shows_settings_figures_and_curves(project):
     project.set(train__epochs="1")
-    figures = project.json("logs/evaluate.json")
-    figures["tuned"]["bits_per_byte"] += 1
-    files.write_json(project.path("logs/evaluate.json"), figures)
+    figures = project.json("logs/metrics.json")
+    figures["bits_per_byte"] += 1
+    files.write_json(project.path("logs/metrics.json"), figures)
     output = project.ok("python", "-m", "tools.summary", "HEAD")
     assert re.search(r"\| params\.yaml \| train\.epochs +\| 3 +\| 1 +\|", output)
-    assert re.search(r"\| logs/evaluate\.json \| tuned\.bits_per_byte \| [\d.]+ +\| [\d.]+ +\| 1\.0 +\|", output)
+    assert re.search(r"\| logs/metrics\.json \| bits_per_byte \| [\d.]+ +\| [\d.]+ +\| 1\.0 +\|", output)
     drawn = {
         title: [float(value) for value in values.split(", ")]
         for title, values in re.findall(r'title "(.*?)".*?line \[(.*?)\]', output, re.DOTALL)
@@ -285,7 +285,7 @@ def test_dvc_finds_nothing_to_complain_of(project):
         result = project.run("dvc", *command.split())
         assert (result.returncode, result.stderr) == (0, ""), command
     listed = project.ok("dvc", "stage", "list").splitlines()
-    assert [line.split()[0] for line in listed] == ["base", "validate", "tokenize", "train", "evaluate", "report"]
+    assert [line.split()[0] for line in listed] == ["check", *STAGES]
     assert not any("…" in line for line in listed)  # none too long for a terminal
     assert project.ok("dvc", "data", "status") == "No changes.\n"
 

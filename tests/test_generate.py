@@ -3,15 +3,17 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import TEXTS, copy_project, environment
+from conftest import TEXTS, Inside, copy_project, environment
 from transformers import AutoTokenizer, GPT2LMHeadModel
 
+import generate
 from stages.lib.bases import conversion
 from stages.lib.common.cli import UserError
 from stages.lib.model import generation, models
@@ -20,7 +22,7 @@ from stages.lib.rows import tokens
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, tiny_base):
-    made = copy_project(tmp_path_factory.mktemp("project"), OMP_NUM_THREADS="1")
+    made = Inside(copy_project(tmp_path_factory.mktemp("project")).folder)
     for name in ("base", "finetuned"):
         shutil.rmtree(made.path(f"model/{name}"), ignore_errors=True)
         made.path(f"model/{name}").mkdir(parents=True)
@@ -168,19 +170,47 @@ def test_prompts_of_several_lines_come_from_json_lines(project):
     assert json.loads(output)["prompt"] == "Раз\nДва"
 
 
+def test_samples_are_parted_by_what_is_in_none_of_them(project):
+    command = ("python", "generate.py", "--samples", "3", "--tokens", "12", "--seed", "7", "--temperature", "1.5")
+    whole = project.ok(*command, stdin="Утром\nКот\n")
+    parts = whole.removesuffix("\n").split("\n\f\n")
+    assert [part.split()[0][:3] for part in parts] == ["Утр"] * 3 + ["Кот"] * 3
+    (alone,) = project.ok(*command[:3], "1", *command[4:], stdin="Кот\n").removesuffix("\n").split("\n\f\n")
+    assert alone == parts[3]
+
+
+def test_a_form_feed_of_a_sample_itself_parts_nothing(tiny_base, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["generate.py", "x", "--samples", "2", "--seed", "1"])
+    monkeypatch.setitem(generate.FOLDERS, "tuned", tiny_base)
+    monkeypatch.setattr(
+        generation, "continue_text", lambda *given: given[-1]("a\fb") or generation.Continuation("", [], True)
+    )
+    generate.main()
+    assert capsys.readouterr().out == "a\nb\n\f\na\nb\n"
+
+
+def test_on_a_terminal_each_sample_has_its_number(tiny_base, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["generate.py", "Кот", "--samples", "2", "--seed", "1", "--tokens", "3"])
+    monkeypatch.setitem(generate.FOLDERS, "tuned", tiny_base)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    generate.main()
+    shown = capsys.readouterr().out
+    assert re.findall(r"^--- (\d) of 2 ---\nКот", shown, re.MULTILINE) == ["1", "2"]
+    assert "\f" not in shown
+
+
 def test_compare_shows_both_models(project):
     lines = project.ok(
         "python", "generate.py", "Утром", "--compare", "--temperature", "0", "--tokens", "12", "--seed", "1"
     )
     base = project.ok("python", "generate.py", "Утром", "--base", "--temperature", "0", "--tokens", "12", "--seed", "1")
     tuned = project.ok("python", "generate.py", "Утром", "--temperature", "0", "--tokens", "12", "--seed", "1")
-    assert lines == f"[base] {base}[tuned] {tuned}"
+    assert lines == f"[base model] {base}[tuned model] {tuned}"
 
 
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
-        ("a.txt", "Кот\n" + "слово " * 200 + "\n", "a.txt, line 2: the prompt has"),
         ("b.jsonl", '{"prompt": "Кот"}\n{"text": "Снег"}\n', 'b.jsonl, line 2: not of the form {"prompt": "..."}'),
         ("c.txt", "\n \n", "c.txt holds no prompt"),
         ("d.txt", None, "d.txt cannot be read: No such file"),
@@ -311,7 +341,7 @@ def test_no_text_steers_the_terminal(project):
         (["--stop", "", "x"], "an empty text would end everything at once"),
         (["--base", "--compare", "x"], "not allowed with argument --base"),
         (["--prompts", "x.txt", "x"], "not together with a prompt"),
-        (["слово " * 200], "the prompt has"),
+        (["\udccf"], "the prompt is not UTF-8: set the terminal's encoding to UTF-8"),
     ],
 )
 def test_a_mistake_is_one_clear_line(project, arguments, expected):
@@ -323,8 +353,63 @@ def test_before_the_first_run_it_says_what_to_do(tmp_path):
     assert "model/finetuned holds no model yet: run dvc repro" in project.fails("python", "generate.py", "Кот")
 
 
+def test_of_a_prompt_longer_than_the_context_the_end_is_continued(project):
+    """As if only that had been given, and so that there is room for what is to be written."""
+    numbers = [f"{number}, " for number in range(90)]
+    long = "".join(numbers) + "и"
+    result = project.run("python", "generate.py", long, "--tokens", "9", "--seed", "3")
+    unseen, last = re.search(r"its first (\d+) characters are left out, up to …(.+)\n", result.stderr).groups()
+    assert "does not fit into the 64 tokens that the model sees" in result.stderr
+    assert long[: int(unseen)].endswith(last)
+    tail = long[int(unseen) :]
+    sizes = [
+        len(tokens.Tokenizer(project.path("model/base")).encode(long[start:]))
+        for start in (int(unseen), int(unseen) - 1)
+    ]
+    assert sizes[0] + 1 + 9 <= 64 < sizes[1] + 1 + 9
+    alone = project.run("python", "generate.py", tail, "--tokens", "9", "--seed", "3")
+    assert alone.stderr == ""
+    assert result.stdout == long[: int(unseen)] + alone.stdout
+    lines = project.ok(
+        *("python", "generate.py", "--output", "-", "--tokens", "9", "--seed", "3", "--stop", "\n"),
+        stdin=f"Кот\n{long}",
+    )
+    found = [json.loads(line) for line in lines.splitlines()]
+    assert [one["prompt"] for one in found] == ["Кот", long]
+    assert tail + found[1]["text"] == alone.stdout.rstrip("…\n")
+    many = project.run("python", "generate.py", "--prompts", "-", "--tokens", "200", stdin=f"Кот\n\n{long}")
+    assert "standard input, line 3: the prompt does not fit" in many.stderr
+    assert many.stdout.count(long) == 1
+
+
+def test_after_a_run_that_was_broken_off_it_says_how_the_model_before_comes_back(project):
+    folder, aside = project.path("model/finetuned"), project.path("model/aside")
+    folder.rename(aside)
+    try:
+        hashed = "0123456789abcdef.dir"
+        outs = [{"path": "model/finetuned", "hash": "md5", "md5": hashed}]
+        project.path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": {"train": {"outs": outs}}}))
+        assert "holds no model yet: run dvc repro" in project.fails("python", "generate.py", "Кот")
+        cached = project.path(f".dvc/cache/files/md5/{hashed[:2]}/{hashed[2:]}")
+        cached.parent.mkdir(parents=True)
+        cached.write_text("[]")
+        error = project.fails("python", "generate.py", "Кот")
+        assert error.endswith(
+            "model/finetuned is not there: a run was broken off. dvc repro makes it, and dvc checkout model/finetuned "
+            "brings back that of the run before\n"
+        )
+    finally:
+        aside.rename(folder)
+
+
 def test_a_prompt_that_fills_the_context_is_refused(tiny_base):
     with pytest.raises(UserError, match="the model sees 62 at most"):
         generation.continue_text(
             models.load(tiny_base), tokens.Tokenizer(tiny_base), TEXTS[0] * 9, generation.Sampling(5), 0
         )
+
+
+def test_a_number_may_have_a_decimal_comma(project):
+    command = ("python", "generate.py", "Кот", "--seed", "1", "--tokens", "9", "--temperature")
+    assert project.ok(*command, "1,5") == project.ok(*command, "1.5") != project.ok(*command, "0")
+    assert "invalid int value: '1,5'" in project.fails("python", "generate.py", "Кот", "--tokens", "1,5")

@@ -6,18 +6,23 @@ import torch
 
 from stages.lib.common import params
 from stages.lib.model import devices, models, scoring, trainable
+from stages.lib.processes import sharding
+from stages.lib.processes.group import ALONE
 from stages.lib.rows import batches
 from stages.lib.training import checkpoints
 from stages.lib.training.course import Course
 from stages.lib.training.interruption import Interruption
-from stages.lib.training.plan import Plan
+from stages.lib.training.plan import Pace, Plan
 from stages.lib.training.record import Record
 from stages.lib.training.trainer import prepare
 
 SETTINGS = {
     "epochs": 2,
+    "max_steps": None,
     "batch_size": 3,
     "gradient_accumulation_steps": 1,
+    "processes": 1,
+    "sharding": "none",
     "learning_rate": 1e-3,
     "scheduler": "linear",
     "warmup_fraction": 0.1,
@@ -40,8 +45,15 @@ SETTINGS = {
     "compile": "auto",
     "loader_workers": "auto",
     "gradient_checkpointing": False,
+    "memory": "usual",
     "deterministic": True,
+    "report_to": "tensorboard",
 }
+
+
+def of_rows(batch):
+    """What a model is given of a batch, without what follows from it."""
+    return {name: batch[name] for name in ("input_ids", "position_ids", "labels")}
 
 
 class RecordingBoard:
@@ -70,6 +82,7 @@ def train(
     interruption=None,
     callback=None,
     on_point=lambda point: None,
+    group=ALONE,
     **changes,
 ):
     """Train the tiny model as the stage does; return model, record and the batches in the order they came."""
@@ -77,21 +90,24 @@ def train(
     run = checkpoints.Run("test")
     run.folder = folder
     folder.mkdir(parents=True, exist_ok=True)
-    checkpoint = run.latest()
+    checkpoint = group.told(run.latest() if group.first else None)
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     record = Record.read(checkpoint) if checkpoint else Record()
     plan = Plan.of(settings, len(rows))
     speed = devices.choose_speed(settings, torch.device("cpu"), plan.steps)
     model = trainable.load(tiny_base, settings, speed.attention, checkpoint)
+    if settings.sharding == "full" and group.size > 1:
+        sharding.shard(model, torch.device("cpu"), group, speed.precision == "bfloat16")
     seen = []
 
     def collate(items):
         seen.append(batches.collate(items))
         return seen[-1]
 
-    trainer = prepare(model, rows, settings, plan, run, record, collate, speed)
+    trainer = prepare(model, rows, settings, plan, run, record, collate, speed, group)
     board = RecordingBoard(on_point)
-    course = Course(run, record, board, validate, write_samples, settings, plan, interruption or Interruption())
+    stop = interruption or Interruption()
+    course = Course(run, record, board, validate, write_samples, settings, plan, stop, group, Pace(0))
     with models.quiet():
         course.begin(model, step)
         if not course.over(step):

@@ -10,7 +10,6 @@ what was checked out from it: then `dvc pull` or `dvc repro` brings it back.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 from collections import defaultdict
 from pathlib import Path
@@ -21,11 +20,12 @@ from dvc.repo import Repo
 from dvc_data.hashfile.hash_info import HASH_DIR_SUFFIX
 
 from stages.lib.common import cli
+from stages.lib.common.translation import Parser
 
 
 def main() -> None:
     """Mend the cache, and say what was found."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("what", choices=("mend",))
     parser.parse_args()
     try:
@@ -41,7 +41,7 @@ def mend(repo: Repo) -> str:
     store = repo.cache.local
     names = sorted(store.all())
     damaged = {}
-    with cli.progress("read", len(names), "file") as bar:
+    with cli.progress("read", len(names), " files") as bar:
         for name in cli.counted(names, bar):
             found = _md5(Path(store.oid_to_path(name)))
             if found != name.removesuffix(HASH_DIR_SUFFIX):
@@ -60,7 +60,8 @@ def mend(repo: Repo) -> str:
         deleted += wrong
     said = f"{len(names)} files read: {len(damaged)} damaged, {restored} of them put right from the workspace"
     if len(damaged) > restored:
-        said += "\nThe others are deleted. Now run dvc pull, or dvc repro where no remote has them."
+        pull, repro = cli.command("dvc pull"), cli.command("dvc repro")
+        said += f"\nThe others are deleted. Now run {pull}, or {repro} where no remote has them."
     if deleted:
         said += "\nDeleted in the workspace too: " + ", ".join(
             str(place.relative_to(repo.root_dir)) for place in deleted

@@ -97,10 +97,12 @@ def read_run(folder: Path) -> Run:
         run = Run(content["stages"], {})
         files = {path: (folder / path).read_bytes() for path in run.outputs if (folder / path).is_file()}
     except FileNotFoundError:
-        raise cli.UserError(f"there is no {LOCK}: run dvc repro, then commit it") from None
+        raise cli.UserError(f"there is no {LOCK}: run {cli.command('dvc repro')}, then commit it") from None
     except (YAMLError, UnicodeDecodeError, AttributeError, KeyError, TypeError) as error:
         reason = str(error).splitlines()[0]
-        raise cli.UserError(f"{LOCK} cannot be read ({reason}): git checkout {LOCK}, or run dvc repro") from None
+        raise cli.UserError(
+            f"{LOCK} cannot be read ({reason}): git checkout {LOCK}, or run {cli.command('dvc repro')}"
+        ) from None
     return Run(run.stages, files)
 
 

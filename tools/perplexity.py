@@ -11,7 +11,6 @@ own evaluation is the better way: document by document, and in bits per byte.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from tqdm import tqdm
 from transformers import GPT2LMHeadModel
 
 from stages.lib.common import cli
+from stages.lib.common.translation import Parser
 from stages.lib.model import devices, models, scoring
 from stages.lib.rows import tokens
 
@@ -29,7 +29,7 @@ HOME = Path(__file__).resolve().parent.parent
 
 def main() -> None:
     """Print tokens, nats a token and perplexity."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("text", type=Path, help="a UTF-8 text file")
     parser.add_argument("--model", type=Path, default=HOME / "model/base", help="by default model/base")
     parser.add_argument("--window", type=int, help="tokens in a window; by default as many as the model sees")

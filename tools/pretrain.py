@@ -29,6 +29,7 @@ from transformers import GPT2Config
 
 from stages.lib.bases import vocabularies
 from stages.lib.common import cli, files
+from stages.lib.common.translation import Parser
 from stages.lib.corpus import documents, lines
 from stages.lib.model import devices, scoring
 from stages.lib.model import models as gpt2
@@ -163,10 +164,10 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.
     for step in tqdm(range(start, steps), initial=start, total=steps, disable=None):
         chosen = order[step * args.batch_rows : (step + 1) * args.batch_rows]
         batch = batches.collate([rows[int(index)] for index in chosen])
-        batch = {name: tensor.to(model.device) for name, tensor in batch.items()}
-        predicted = int((batch["labels"] != scoring.IGNORE).sum())
+        inputs = {name: batch[name].to(model.device) for name in ("input_ids", "position_ids", "labels")}
+        predicted = len(batch["predicted"])
         with torch.autocast(model.device.type, torch.bfloat16, enabled=args.bfloat16):
-            loss = scoring.next_token_nats(model, **batch).sum() / predicted
+            loss = scoring.next_token_nats(model, **inputs).sum() / predicted
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in made:
@@ -210,7 +211,7 @@ def evaluate(model: torch.nn.Module, encoder: Encoder, path: Path, limit: int) -
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--corpus", nargs="+", required=True, metavar="FILE[:N]", help="JSON Lines; N passes over it")
     parser.add_argument("--evaluate", nargs="*", default=[], metavar="FILE", help="JSON Lines to measure at the end")
     parser.add_argument("--documents", type=int, default=120, help="of each such file, evenly spaced (default 120)")

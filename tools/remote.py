@@ -17,7 +17,6 @@ all its files for pushed.
 
 from __future__ import annotations
 
-import argparse
 from contextlib import suppress
 from pathlib import Path
 
@@ -29,11 +28,12 @@ from dvc_data.hashfile.tree import Tree
 from dvc_objects.errors import ObjectFormatError
 
 from stages.lib.common import cli
+from stages.lib.common.translation import Parser
 
 
 def main() -> None:
     """Do to the remote what is asked, and say what was done."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("what", choices=("push-runs", "mend"))
     parser.add_argument("--remote", metavar="NAME", help="the remote (default: the one that dvc push takes)")
     args = parser.parse_args()
@@ -75,7 +75,7 @@ def mend(repo: Repo, name: str | None) -> str:
     store = listable(repo, name)
     names = sorted(store.all())
     whole, damaged, incomplete = set(), 0, 0
-    with cli.progress("read", len(names), "file") as bar:
+    with cli.progress("read", len(names), " files") as bar:
         for one in cli.counted(names, bar):
             try:
                 store.check(one, check_hash=True)  # which deletes a damaged file by itself
@@ -88,7 +88,9 @@ def mend(repo: Repo, name: str | None) -> str:
             incomplete += 1
     found = f"{len(names)} files read: {damaged} damaged, {incomplete} lists of folders that lack a file"
     if damaged or incomplete:
-        found += "\nThey are deleted from the remote. Now run dvc push in a clone that has the outputs."
+        found += (
+            f"\nThey are deleted from the remote. Now run {cli.command('dvc push')} in a clone that has the outputs."
+        )
     return found
 
 

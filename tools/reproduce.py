@@ -13,7 +13,6 @@ The last line says which of the two was proved; the exit status is 0 then, and 1
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
@@ -28,6 +27,7 @@ from ruamel.yaml import YAML
 from tabulate import tabulate
 
 from stages.lib.common import cli, params
+from stages.lib.common.translation import Parser, translated
 from tools import differences
 
 HERE = "here"  # what the copy calls the cache of the project it was taken from
@@ -37,7 +37,7 @@ NEVER_COPIED = (".dvc/cache", ".dvc/tmp", ".dvc/config.local", "model/checkpoint
 
 def main() -> None:
     """Take, run, compare, and say what was proved."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("folder", type=Path, nargs="?", help="where to run, and leave what came out (default: nowhere)")
     parser.add_argument(
         "--keep-outputs",
@@ -152,7 +152,7 @@ def refuse_what_cannot_be_repeated(base: params.Base) -> None:
         given = f"base.revision is {base.revision}" if base.revision else "base.revision is null, the newest"
         raise cli.UserError(
             f"{params.PATH}: {given}, which may be another model tomorrow: set it to the commit of {base.hub}, which "
-            "dvc repro prints and model/base/provenance.json holds, and run dvc repro once more"
+            f"dvc repro prints and model/base/provenance.json holds, and run {cli.command('dvc repro')} once more"
         )
 
 
@@ -163,17 +163,17 @@ def conclude(committed: differences.Run, made: differences.Run) -> bool:
     """
     found = differences.compare(committed, made)
     if found:
-        table = [
-            (one.stage, one.what, one.committed, one.made, "may differ" if one.allowed else "DIFFERS") for one in found
-        ]
-        cli.say("\n" + tabulate(table, ("stage", "what", "committed", "made here", ""), disable_numparse=True))
+        may, must_not = translated("may differ"), translated("DIFFERS")
+        table = [(one.stage, one.what, one.committed, one.made, may if one.allowed else must_not) for one in found]
+        header = [translated("stage"), translated("what"), translated("committed"), translated("made here"), ""]
+        cli.say("\n" + tabulate(table, header, disable_numparse=True))
     other = differences.environments_differ(committed, made)
     if other:
         cli.say("\nThis is another kind of machine: " + "; ".join(other))
     if wrong := sum(not one.allowed for one in found):
         raise cli.UserError(
-            f"not reproduced: {wrong} of these differences must not be. If the commit is yours, run dvc repro, and "
-            f"commit {differences.LOCK} and logs together with what they came from"
+            f"not reproduced: {wrong} of these differences must not be. If the commit is yours, run "
+            f"{cli.command('dvc repro')}, and commit {differences.LOCK} and logs together with what they came from"
         )
     same = sum(committed.outputs[path][1] == made.outputs[path][1] for path in made.outputs)
     if same == len(made.outputs):

@@ -12,7 +12,6 @@ seeds. A difference of less than some three standard errors may well be chance.
 
 from __future__ import annotations
 
-import argparse
 import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass, field
@@ -23,8 +22,9 @@ from dvc.api import exp_show
 from dvc.exceptions import DvcException
 
 from stages.lib.common import cli, params
+from stages.lib.common.translation import Parser
 
-METRICS = ("tuned.bits_per_byte", "tuned.perplexity", "validation_bits_per_byte")
+METRICS = ("bits_per_byte", "perplexity")
 SEEDS = ("train.seed", "evaluate.seed")
 WITHOUT_EFFECT = ("report.",)  # settings that change no figure
 
@@ -44,7 +44,7 @@ class Group:
 
 def main() -> None:
     """Print a line for each group and metric."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("--metrics", nargs="+", default=METRICS, metavar="NAME", help="as dvc exp show names them")
     args = parser.parse_args()
     try:
@@ -54,12 +54,14 @@ def main() -> None:
     found = groups(rows, names(params.load().model_dump(by_alias=True)), args.metrics)
     if not any(group.runs for group in found):
         raise cli.UserError(
-            f"no finished run has any of {', '.join(args.metrics)}: run dvc repro, or see the names in dvc exp show"
+            f"no finished run has any of {', '.join(args.metrics)}: run {cli.command('dvc repro')}, or see the "
+            f"names in {cli.command('dvc exp show')}"
         )
     for line in table(found, args.metrics):
         cli.say(line)
     if all(len(group.runs) < 2 for group in found):
-        cli.say("One seed each shows no spread: dvc exp run --queue -S 'train.seed=1,2,3' && dvc exp run --run-all")
+        more = cli.command("dvc exp run --queue -S 'train.seed=1,2,3' && dvc exp run --run-all")
+        cli.say(f"One seed each shows no spread: {more}")
 
 
 def names(settings: dict[str, Any], prefix: str = "") -> list[str]:

@@ -8,7 +8,6 @@ their text: nothing is uploaded.
 
 from __future__ import annotations
 
-import argparse
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.lib.common import cli, files
+from stages.lib.common.translation import Parser
 
 CURVES = (
     ("Training loss (nats a token)", Path("logs/train_loss.tsv"), "loss"),
@@ -28,7 +28,7 @@ POINTS = 40  # of a chart: more would only make its lines thicker
 
 def main() -> None:
     """Print the summary."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(__doc__)
     parser.add_argument("commit", nargs="?", default="HEAD", help="commit, tag or branch to compare with")
     args = parser.parse_args()
     for kind, title in (("params", "Settings"), ("metrics", "Figures")):

@@ -11,7 +11,7 @@ import sys
 
 import pytest
 import torch
-from conftest import HOME, environment
+from conftest import HOME, SETTINGS, environment
 from layouts import END, Folder, byte_level, openai
 from safetensors.torch import load_file, save_file
 
@@ -132,6 +132,31 @@ def test_a_header_of_absurd_size_takes_no_memory(source):
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert "model.safetensors cannot be read" in refused(source)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**17  # KiB
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ("{", "given: its config.json cannot be read (Expecting property name enclosed in double quotes"),
+        ("[]", "given: its config.json cannot be read (it holds no object)"),
+        (" " * 101, "given: its config.json cannot be read (it has 101 bytes)"),
+        (None, "given has no config.json: it must be a Hugging Face model folder"),
+    ],
+)
+def test_a_configuration_that_is_none_is_one_line(source, monkeypatch, content, expected):
+    monkeypatch.setattr(sources, "_LARGEST_JSON", 100)
+    (source.path / "config.json").unlink()
+    if content is not None:
+        source.write("config.json", content)
+    assert refused(source).startswith(expected)
+
+
+def test_a_tokenizer_that_merges_by_chance_is_made_to_merge_always(source):
+    described = json.loads((source.path / "tokenizer.json").read_text(encoding="utf-8"))
+    change_json(source, "tokenizer.json", model=described["model"] | {"dropout": 0.5})
+    facts, made = normalised(source)
+    assert "dropout of merges switched off" in facts.converted
+    assert json.loads((made / "tokenizer.json").read_text(encoding="utf-8"))["model"]["dropout"] is None
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"model": {}}', '{"version": "1.0", "model": {"type": "BPE"}}'])
@@ -290,7 +315,7 @@ def test_a_stage_that_refuses_leaves_the_earlier_base(source, tmp_path):
     shutil.copytree(HOME / "stages", project / "stages", ignore=shutil.ignore_patterns("__pycache__"))
     (project / "model/base").mkdir(parents=True)
     (project / "model/base/kept").touch()
-    settings = (HOME / "params.yaml").read_text(encoding="utf-8").replace("model/embedded ", "source ")
+    settings = SETTINGS.read_text(encoding="utf-8").replace("model/embedded ", "source ")
     (project / "params.yaml").write_text(settings.replace("max_length: 512", "max_length: 32"), encoding="utf-8")
     shutil.copytree(source.path, project / "source")
     change_json(source, "config.json", n_layer=3)

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import HOME, Project
+from conftest import HOME, SETTINGS, Project
 from layouts import END, LAYOUTS
 from transformers import AutoModelForCausalLM, AutoTokenizer, pipeline
 
@@ -35,7 +35,7 @@ def run_base(tmp_path, monkeypatch):
 
     def run(layout):
         folder = layout.fill(tmp_path / "source")
-        shutil.copy(HOME / "params.yaml", tmp_path)
+        shutil.copy(SETTINGS, tmp_path)
         settings = {"base__folder": "source", "tokenize__max_length": "32"}
         if layout.end_of_text:
             settings["base__end_of_text"] = f'"{layout.end_of_text}"'
@@ -129,7 +129,7 @@ def test_the_page_of_models_has_a_row_for_each_layout():
 
 def test_only_models_of_the_table_are_suggested():
     tried = ", ".join(layout.name for layout in LAYOUTS)
-    suggesting = ["README.md", "README.ru.md", "params.yaml", "docs/models.md"]
+    suggesting = ["README.md", "README.ru.md", "params.yaml", "docs/models.md", "docs/models.ru.md"]
     suggesting += [path.relative_to(HOME).as_posix() for path in (HOME / "stages").rglob("*.*") if path.is_file()]
     found = set()
     for name in suggesting:

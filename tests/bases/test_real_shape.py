@@ -56,7 +56,8 @@ def test_a_base_of_real_size_goes_through_the_pipeline(shape, gpt2_tokenizer, tm
         real_rugpt3(base, texts)
     project.set(base__folder="model/real", train__epochs="1", evaluate__new_tokens="12", evaluate__copy_prompts="1")
     seconds = {}
-    for stage in STAGES:
+    stages = STAGES if shape == "gpt2" else STAGES[: STAGES.index("tokenize") + 1]  # once trained, they are alike
+    for stage in ("check", *stages):
         began = time.monotonic()
         project.ok("dvc", "repro", "--single-item", stage)
         seconds[stage] = time.monotonic() - began
@@ -72,6 +73,7 @@ def test_a_base_of_real_size_goes_through_the_pipeline(shape, gpt2_tokenizer, tm
     else:
         assert (provenance["context"], provenance["vocabulary"]) == (2048, 50264)
         assert provenance["converted"][0] == "pickled weights (1 file), tensors only"
+        return
     figures = project.json("logs/evaluate.json")
     assert figures["tuned"]["bits_per_byte"] < figures["base"]["bits_per_byte"]
     assert project.ok("python", "generate.py", "Утром", "--tokens", "5", "--seed", "0").startswith("Утром")

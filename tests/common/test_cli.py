@@ -1,8 +1,12 @@
 """What the commands print: nothing that others wrote reaches the terminal as more than letters on one line."""
 
+import os
+import subprocess
+import sys
 import unicodedata
 
 import pytest
+from conftest import HOME, environment
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -48,3 +52,55 @@ def test_what_a_message_brings_along_steers_no_terminal(capsys):
     with pytest.raises(SystemExit):
         cli.run(fail)
     assert capsys.readouterr().err == "error: \\x1b]0;PWNED\\x07\nand a second line\n"
+
+
+def test_git_sees_what_a_failed_experiment_left_in_params_yaml(tmp_path, monkeypatch):
+    def git(*words):
+        return subprocess.check_output(["git", *words], cwd=tmp_path, env=environment(), text=True)
+
+    # As DVC leaves it: the same size, within the second that git remembers, in an index that was written later.
+    path = tmp_path / "params.yaml"
+    git("init", "-q")
+    git("config", "core.trustctime", "false")
+    for content in ("epochs: 3\n", "epochs: 0\n"):
+        path.write_text(content, encoding="utf-8")
+        os.utime(path, (1e9, 1e9))
+        if content.endswith("3\n"):
+            git("add", "params.yaml")
+            git("commit", "-qm", "settings")
+    assert git("diff") == ""
+
+    def fail():
+        raise cli.UserError("train.epochs is 0")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DVC_EXP_BASELINE_REV", "HEAD")
+    with pytest.raises(SystemExit):
+        cli.run(fail)
+    assert "+epochs: 0" in git("diff")
+    git("checkout", "params.yaml")
+    assert path.read_text(encoding="utf-8") == "epochs: 3\n"
+
+
+def test_garbage_is_searched_for_as_usual_when_the_work_begins():
+    """And rarely before that: what the libraries make lives as long as the process."""
+    script = """
+import gc
+usual = gc.get_threshold()
+import stages
+from stages.lib.common import cli
+def rare():
+    return gc.get_threshold()[0] > 100 * usual[0]
+def main():
+    assert gc.get_threshold() == usual and gc.get_freeze_count() > 1000
+    with stages.loading():
+        assert rare()
+        kept = [[] for _ in range(5000)]
+    assert gc.get_threshold() == usual and gc.get_freeze_count() > 6000
+    before = gc.get_freeze_count()
+    stages.loaded()
+    assert gc.get_freeze_count() == before, "garbage of the work would stay for good"
+assert rare()
+cli.run(main)
+"""
+    subprocess.run([sys.executable, "-c", script], cwd=HOME, env=environment(), check=True)

@@ -7,7 +7,7 @@ import sys
 import time
 
 import psutil
-from conftest import HOME, environment
+from conftest import CODE, environment
 
 SCRIPT = """
 import os, sys, time
@@ -31,7 +31,7 @@ def start(tmp_path, *arguments):
     (tmp_path / "script.py").write_text(SCRIPT)
     command = subprocess.Popen(
         [sys.executable, str(tmp_path / "script.py"), *arguments],
-        env=environment(PYTHONPATH=str(HOME)),
+        env=environment(PYTHONPATH=str(CODE)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -1,15 +1,17 @@
 """The settings: what is in params.yaml, and what is refused."""
 
+import re
+
 import pytest
 from bad_input import BOMB
 from conftest import HOME
+from conftest import SETTINGS as PATH
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stages.lib.common import params
+from stages.lib.common import params, plain_yaml
 from stages.lib.common.cli import UserError
 
-PATH = HOME / "params.yaml"
 SHIPPED = PATH.read_text(encoding="utf-8")
 
 
@@ -37,6 +39,18 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
     assert load_with(tmp_path, "learning_rate: auto", f"learning_rate: {written}").train.learning_rate == 5e-5
 
 
+@pytest.mark.parametrize(("other", "name"), [("bf16", "bfloat16"), ("fp32", "float32")])
+def test_a_precision_has_a_short_name_too(tmp_path, other, name):
+    assert load_with(tmp_path, "precision: auto", f"precision: {other}").train.precision == name
+
+
+@pytest.mark.parametrize(("written", "expected"), [("3.0", 3), ("0.05", 0.05), ("5", 5)])
+def test_epochs_may_be_a_fraction_and_are_one_setting_however_they_are_written(tmp_path, written, expected):
+    loaded = load_with(tmp_path, "  epochs: 3 ", f"  epochs: {written} ").train
+    dumped = loaded.model_dump()["epochs"]
+    assert (dumped, type(dumped)) == (expected, type(expected))
+
+
 @pytest.mark.parametrize(
     ("old", "new", "expected"),
     [
@@ -50,7 +64,7 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
         (
             "  hub: null",
             "  hub: null\n  foo: [1, 2]",
-            "(its value: [1, 2]): known are base.folder, base.hub, base.revision",
+            "(its value: [1, 2]): params.yaml has all there are, docs/settings.md their names elsewhere",
         ),
         (
             "temperature: 0.8",
@@ -58,9 +72,17 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
             "evaluate.temperature is 1e-40, but must be greater than or equal to",
         ),
         ("temperature: 0.8", "temperature: 1e40", "evaluate.temperature is 1e+40, but must be less than or equal to"),
-        ("  epochs: 3 ", "  epochs: five ", "train.epochs is 'five', but must be a valid integer"),
-        ("  epochs: 3 ", "  epochs: 2.5 ", "train.epochs is 2.5, but must be a valid integer"),
-        ("  epochs: 3 ", "  epochs: true ", "train.epochs is True, but must be a valid integer"),
+        ("  epochs: 3 ", "  epochs: five ", "train.epochs is 'five', but must be a valid number"),
+        ("  epochs: 3 ", "  epochs: 0 ", "train.epochs is 0, but must be greater than 0"),
+        ("  epochs: 3 ", "  epochs: true ", "train.epochs is True, but must be a valid number"),
+        ("temperature: 0.8", "temperature: 0,8", "temperature is '0,8', but must be a valid number: write 0.8"),
+        ("precision: auto", "precision: fp16", "is 'fp16', but must be 'auto', 'float32' or 'bfloat16'"),
+        ("max_steps: null", "max_steps: 12,5", "train.max_steps is '12,5', but must be a valid integer"),
+        ("learning_rate: auto", "learning_rate: 0,1", "is '0,1', but must be a valid number or 'auto': write 0.1"),
+        ("prompts: auto", "prompts: Once", "evaluate.prompts is 'Once', but must be a valid list or 'auto'"),
+        ("compile: auto", "compile: ja", "train.compile is 'ja', but must be a valid boolean or 'auto'"),
+        ("language: auto", "language: русский", "but must be a language's code, such as ru or en, or auto"),
+        ("max_steps: null", "max_steps: 2.5", "train.max_steps is 2.5, but must be a valid integer"),
         (
             "max_line_bytes: 16777216",
             "max_line_bytes: 9999999999",
@@ -91,7 +113,7 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
         ("folder: model/embedded", "folder: 'C:\\gpt2'", "but must be a path inside the repository"),
         ("folder: model/embedded", 'folder: "model\\0"', "base.folder is 'model\\x00', but must be one line"),
         ("path: data/my_corpus.jsonl", 'path: "a\\e[2Jb"', "corpus.path is 'a\\x1b[2Jb', but must be one line"),
-        ("title: GPT-2, fine-tuned", 'title: "a\\nb"', "report.title is 'a\\nb', but must be one line"),
+        ("title: null", 'title: "a\\nb"', "report.title is 'a\\nb', but must be one line"),
         ("hub: null", "hub: a/..", "base.hub is 'a/..', but must be owner/name"),
         ("hub: null", "hub: ../a", "base.hub is '../a', but must be owner/name"),
         ("hub: null", "hub: имя/модель", "base.hub is 'имя/модель', but must be owner/name"),
@@ -102,7 +124,7 @@ def test_a_learning_rate_is_a_number_however_dvc_writes_it(tmp_path, written):
         ("  epochs: 3 ", f"  epochs: {'[' * 50_000} ", "params.yaml, line 38: more than 10 values within each other"),
         ("  epochs: 3 ", "  epochs: &a 3\n  seeds: *a\n", "line 39: an alias (*a): write the value itself"),
         ("  epochs: 3 ", "  epochs: 2024-99-99 ", "params.yaml, a value cannot be read: month must be in 1..12"),
-        ("  epochs: 3 ", f"  epochs: {'x' * 5000} ", "but must be a valid integer"),
+        ("  epochs: 3 ", f"  epochs: {'x' * 5000} ", "but must be a valid number"),
         ("  epochs: 3 ", f"  {'y' * 1000}: 3 ", "is no known key"),
         ("report:\n", "".join(f"k{n}: 1\n" for n in range(2000)) + "report:\n", "and 1995 more"),
         ("corpus:\n", "#" * 2**18 + "\ncorpus:\n", "it has more than 262144 bytes"),
@@ -117,10 +139,40 @@ def test_a_mistake_is_one_line_that_names_the_key(tmp_path, old, new, expected):
         load_with(tmp_path, old, new)
     message = str(caught.value)
     assert expected in message
+    assert ("write" in message) == ("write" in expected)
     assert "\n" not in message
     assert "params.yaml" in message
     assert message.isprintable()
     assert len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("train.bf16", "train.precision"),
+        ("train.per_device_train_batch_size", "train.batch_size"),
+        ("train.max_seq_length", "tokenize.max_length"),
+        ("train.model_name_or_path", "base.hub"),
+        ("num_train_epochs", "train.epochs"),
+        ("seed", "train.seed"),
+        ("evaluate.epochs", "train.epochs"),
+    ],
+)
+def test_a_setting_is_found_by_its_name_elsewhere_and_in_another_section(written, meant):
+    assert params._likely(tuple(written.split("."))) == f"is {meant} meant?"
+
+
+def test_the_names_elsewhere_are_those_that_the_page_about_settings_has():
+    rows = re.findall(r"^\| (`\w+\.\w+`.*?) \| (.*) \|$", (HOME / "docs/settings.md").read_text(), re.MULTILINE)
+    assert len(rows) > 10
+    for here, elsewhere in rows:
+        settings = re.findall(r"`(\w+\.\w+)", here)
+        for name in re.findall(r"`(?:--)?(\w+)", elsewhere):
+            assert params._likely((name,)) in [f"is {one} meant?" for one in settings], (here, name)
+    known = {f"{at}.{name}" for at, section in params.load(PATH) for name in type(section).model_fields}
+    assert {
+        name.replace("validate.", "validate_.") for name in plain_yaml.parse(params.ELSEWHERE.read_bytes())
+    } <= known
 
 
 @pytest.mark.parametrize(

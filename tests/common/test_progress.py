@@ -28,8 +28,8 @@ def test_without_a_terminal_there_is_a_line_at_most_once_a_minute(clock, capsys)
             told.append(capsys.readouterr().err)
     # At 63, 126 seconds; that of the last 14 seconds is left to whoever says what came of it.
     assert [(number + 1) * 7 for number, line in enumerate(told) if line] == [63, 126]
-    assert told[8] == "score: 90/600 documents, 1.43 documents/s, 05:57 left\n"
-    assert told[17] == "score: 180/600 documents, 1.43 documents/s, 04:54 left\n"
+    assert told[8] == "score: 90/600 documents, 1.43 documents per second, 05:57 left\n"
+    assert told[17] == "score: 180/600 documents, 1.43 documents per second, 04:54 left\n"
 
 
 def test_work_that_does_not_get_on_says_so_too(clock, capsys):
@@ -46,7 +46,7 @@ def test_the_rate_is_of_what_was_done_since_the_start(clock, capsys):
     bar = cli.progress("train", 300, " steps", initial=200)
     clock(100)
     bar.update(50)
-    assert capsys.readouterr().err == "train: 250/300 steps, 0.50 steps/s, 01:40 left\n"
+    assert capsys.readouterr().err == "train: 250/300 steps, 0.50 steps per second, 01:40 left\n"
     assert bar.n == 250
 
 
@@ -54,7 +54,7 @@ def test_without_a_total_no_time_is_left(clock, capsys):
     bar = cli.progress("read", None, "B")
     clock(61)
     bar.update(122_000_000)
-    assert capsys.readouterr().err == "read: 122MB, 2.00MB/s\n"
+    assert capsys.readouterr().err == "read: 122MB, 2.00MB per second\n"
 
 
 def test_counted_moves_it_on_by_one(clock, capsys):

@@ -8,6 +8,7 @@ from collections import Counter
 from hashlib import blake2b
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from bad_input import BAD_LINES, LIMIT
 from hypothesis import given, settings
@@ -170,7 +171,7 @@ def check(content, cuts=()):
     parts = [parse(b"".join(whole[start:end]), number=start + 1) for start, end in pairwise(bounds)]
     found = {line: text for part in parts for line, text in zip(part.lines, part.strings().to_pylist(), strict=True)}
     assert found == texts
-    assert [name for part in parts for name in part.keys] == list(map(key, texts.values()))
+    assert b"".join(part.keys for part in parts) == b"".join(map(key, texts.values()))
     problems = [problem for part in parts for problem in part.problems(rules())]
     assert {problem.line: problem.content for problem in problems} == bad
     assert list(found) == sorted(found)
@@ -282,3 +283,18 @@ def test_processes_read_what_one_reads(monkeypatch):
     with documents.reading(rules(), 0) as read:
         assert list(read(made)) == shared
     assert len(shared) == 9
+
+
+def test_where_a_text_is_from_is_found_on_the_lines_that_are_asked_for(tmp_path):
+    path = tmp_path / "corpus.jsonl"
+    lines_of_it = [
+        '{"text": "а", "source": "письма/1.txt"}',
+        '{"text": "б", "source": "письма/2.txt:\\n3"}',
+        '{"text": "в", "source": 5}',
+        '{"text": "г"}',
+        '{"source": "not asked for"}',
+        "bad",
+    ]
+    path.write_text("\n".join(lines_of_it), encoding="utf-8")
+    found = documents.sources(lines.Reader(path, 1000).again(), np.array([1, 2, 3, 4, 6]))
+    assert list(found) == [(1, "письма/1.txt"), (2, r"письма/2.txt:\n3")]

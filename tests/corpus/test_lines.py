@@ -170,6 +170,9 @@ def test_the_lines_of_a_folder_are_those_of_its_files_in_the_order_of_their_name
     read = Places.read(tmp_path / "files.tsv")
     assert [read.full(number) for number in range(1, 7)] == [reader.places.full(number) for number in range(1, 7)]
     assert read.short(4) == f"{folder}/b.jsonl:2"
+    (tmp_path / "sources.tsv").write_text("line\tsource\n4\tписьма/о море.txt:7\n", encoding="utf-8")
+    read = Places.read(tmp_path / "files.tsv", tmp_path / "sources.tsv")
+    assert (read.short(3), read.short(4)) == (f"{folder}/b.jsonl:1", "письма/о море.txt:7")
 
 
 def test_one_file_needs_no_name_in_front_of_its_lines(tmp_path):
@@ -205,7 +208,9 @@ def test_every_line_of_every_file_is_counted_once(files, block):
 
 def test_another_kind_of_file_in_the_folder_is_not_left_out_in_silence(tmp_path):
     folder_of(tmp_path, a_jsonl=b"{}\n", notes_md=b"# Notes\n")
-    with pytest.raises(UserError, match=r"notes\.md is none of \.jsonl, \.jsonl\.gz, \.jsonl\.zst: take it out of"):
+    with pytest.raises(
+        UserError, match=r"notes\.md is none of \.jsonl, \.jsonl\.gz, \.jsonl\.zst, and all files of .* are the corpus"
+    ):
         lines.size(tmp_path)
 
 
@@ -255,3 +260,24 @@ def test_a_link_to_a_folder_in_the_folder_is_not_left_out_in_silence(tmp_path):
 def test_a_folder_with_nothing_in_it_is_one_line(tmp_path):
     with pytest.raises(UserError, match="holds no file: put your texts there, as"):
         lines.size(tmp_path)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6, 7, 100])
+@pytest.mark.parametrize("block", [4, 9, 1000])
+def test_so_many_lines_are_read_as_are_wanted_through_all_files(tmp_path, monkeypatch, count, block):
+    monkeypatch.setattr(lines, "_BLOCK", block)
+    (tmp_path / "a.jsonl").write_bytes(b'{"a": 1}\n{"a": 2}\n\n{"a": 4}')
+    (tmp_path / "b.jsonl").write_bytes(b'{"b": 1}\n{"b": 2}\n')
+    reader = lines.Reader(tmp_path, LIMIT, count)
+    found = [line for one in reader for line in one.content.removesuffix(b"\n").split(b"\n")]
+    assert found == [b'{"a": 1}', b'{"a": 2}', b"", b'{"a": 4}', b'{"b": 1}', b'{"b": 2}'][:count]
+    reader.refuse_changes()
+
+
+def test_a_line_too_long_is_known_by_its_size_where_it_is_the_last_one_wanted(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "_BLOCK", 1000)
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b"a\n" + b"b" * 3 * LIMIT + b"\nc\n")
+    _, (number, content, size) = lines.Reader(path, LIMIT, 2)
+    assert (number, size) == (2, 3 * LIMIT + 1)
+    assert len(content) < size

@@ -1,11 +1,10 @@
 """Documents: which count as the same, which split each falls into, and what is said of them."""
 
-import random
-import tracemalloc
 import unicodedata
 
 import numpy as np
 import pyarrow as pa
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,46 +35,16 @@ def test_keys_are_the_same_exactly_when_the_normalised_texts_are(one, other):
         assert (key(one) == key(text)) == (normalised(one) == normalised(text))
 
 
-def met_first(met, keys, lines):
-    return documents.first_lines(documents.Documents(keys=keys, lines=lines), met)
-
-
-def test_the_first_line_of_every_key_is_found_whatever_the_blocks():
-    """With copies within a block, across blocks, and keys whose first halves are equal."""
-    drawn = random.Random(0)
-    heads = [drawn.randbytes(8) for _ in range(300)]
-    met, seen, line = {}, [], 0
-    for _ in range(200):
-        keys, lines = [], []
-        for _ in range(drawn.randrange(1, 60)):
-            line += drawn.randrange(1, 3)
-            keys.append(drawn.choice(heads) + bytes([drawn.randrange(20)]) + bytes(7))
-            lines.append(line)
-        seen += zip(keys, lines, strict=True)
-        firsts = {}
-        for key, number in reversed(seen):
-            firsts[key] = number
-        assert met_first(met, keys, lines) == [firsts[key] for key in keys]
-
-
-def test_a_document_costs_few_bytes_of_memory():
-    count, block = 400_000, 4096
-    drawn = random.Random(0)
-    tracemalloc.start()
-    met = {}
-    for start in range(0, count, block):
-        met_first(met, [drawn.randbytes(16) for _ in range(block)], list(range(start, start + block)))
-    now, peak = tracemalloc.get_traced_memory()
-    tracemalloc.stop()
-    assert now < 150 * count
-    assert peak < 190 * count
-
-
 # Splits
 
 
+def split_of(word, *how):
+    (place,) = splits.splits_of(np.array([word], np.uint64), *how)
+    return splits.SPLITS[place]
+
+
 def split(text, seed=0, validation_fraction=0.1, test_fraction=0.1):
-    return splits.SPLITS[splits.split_of(key(text), seed, validation_fraction, test_fraction)]
+    return split_of(int.from_bytes(key(text)[:8], "little"), seed, validation_fraction, test_fraction)
 
 
 @given(st.lists(st.text(min_size=1), min_size=1, unique=True), st.integers(0, 2**32 - 1), st.randoms())
@@ -105,18 +74,26 @@ def test_another_seed_divides_the_documents_differently():
     assert [split(text, 0, 0.5, 0) for text in texts] != [split(text, 1, 0.5, 0) for text in texts]
 
 
-def test_a_split_follows_from_the_key_by_splitmix64():
-    """Against the words that SplitMix64's authors give for the seed 1234567, and a division by hand."""
-    state, made = 1234567, []
-    for _ in range(3):
-        made.append(splits._mixed(state))
-        state = (state + 0x9E3779B97F4A7C15) % 2**64
-    assert made == [6457827717110365317, 3203168211198807973, 9817491932198370423]
-    place = (splits._mixed(7 ^ splits._mixed(3)) >> 11) / 2**53
-    word = (7).to_bytes(8, "little") + bytes(8)
-    assert splits.SPLITS[splits.split_of(word, 3, 0.0, place)] == "train"
-    assert splits.SPLITS[splits.split_of(word, 3, 0.0, place + 2**-53)] == "test"
-    assert splits.SPLITS[splits.split_of(word, 3, place + 2**-53, 0.0)] == "validation"
+def plainly_mixed(word):
+    """SplitMix64, with Python's numbers."""
+    word = (word + 0x9E3779B97F4A7C15) % 2**64
+    word = ((word ^ word >> 30) * 0xBF58476D1CE4E5B9) % 2**64
+    word = ((word ^ word >> 27) * 0x94D049BB133111EB) % 2**64
+    return word ^ word >> 31
+
+
+def test_numbers_are_mixed_as_by_splitmix64():
+    """Against the words that its authors give for the seed 1234567."""
+    states = np.array([(1234567 + step * 0x9E3779B97F4A7C15) % 2**64 for step in range(3)], np.uint64)
+    assert splits._mixed(states).tolist() == [6457827717110365317, 3203168211198807973, 9817491932198370423]
+
+
+@pytest.mark.parametrize("word", [7, 0, 2**64 - 1])
+def test_a_split_follows_from_the_key_by_a_division_by_hand(word):
+    place = (plainly_mixed(word ^ plainly_mixed(3)) >> 11) / 2**53
+    assert split_of(word, 3, 0.0, place) == "train"
+    assert split_of(word, 3, 0.0, place + 2**-53) == "test"
+    assert split_of(word, 3, place + 2**-53, 0.0) == "validation"
 
 
 # On disk

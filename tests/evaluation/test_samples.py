@@ -11,7 +11,7 @@ import torch
 from conftest import TEXTS, make_base
 from transformers import GPT2LMHeadModel
 
-from stages.lib.common import files
+from stages.lib.common import files, scripts
 from stages.lib.evaluation import comparison, copying, samples
 from stages.lib.model import generation, models, scoring
 from stages.lib.rows import packing, tokens
@@ -294,3 +294,9 @@ def test_what_was_learned_by_heart_shows_in_training_documents_and_not_in_held_o
     assert shares["training"]["share_copied"] == 1.0
     assert shares["training"]["longest_run"] == samples.COPY_LENGTH
     assert shares["held-out"]["share_copied"] == 0.0
+
+
+def test_the_usual_prompts_are_in_the_script_they_stand_for():
+    assert {name: scripts.main_script(prompts) for name, prompts in samples.USUAL_PROMPTS.items()} == {
+        name: name for name in samples.USUAL_PROMPTS
+    }

@@ -9,6 +9,7 @@ import re
 import select
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import termios
@@ -18,9 +19,13 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from pathlib import Path
 
+import httpx2
 import pytest
-from conftest import HOME, copy_project, environment, make_base, ran
+from conftest import CODE, HOME, copy_project, environment, make_base, ran
 from hub_server import COMMIT, TOKEN, Hub
+from huggingface_hub.errors import GatedRepoError
+
+from stages.lib.hub import errors
 
 NAME = "someone/small-gpt2"
 LATER = "89abcdef0123456789abcdef0123456789abcdef"
@@ -81,7 +86,7 @@ def command(hub, tmp_path):
     def make(name=NAME, revision=None, before="", **env):
         env = {"HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "cache"), **env}
         words = [sys.executable, "-c", before + FETCH, name, revision or ""]
-        return {"args": words, "cwd": HOME, "env": environment(**env), "stdin": subprocess.DEVNULL}
+        return {"args": words, "cwd": CODE, "env": environment(**env), "stdin": subprocess.DEVNULL}
 
     return make
 
@@ -345,6 +350,37 @@ def test_one_that_asks_for_an_hour_is_not_waited_for(hub, refused):
     assert "asks to wait 60 minutes: run the same command again then" in refused()
 
 
+def caused_by(error, cause):
+    error.__cause__ = cause
+    return error
+
+
+ASKED = httpx2.Request("GET", "https://hub.example:8443/a")
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (httpx2.ProxyError("no", request=ASKED), "the proxy does not let us through to hub.example:8443. Look to your"),
+        (
+            caused_by(httpx2.ConnectError("no", request=ASKED), ssl.SSLCertVerificationError()),
+            "the certificate of hub.example:8443 is not to be trusted. If your network has one of its own",
+        ),
+        (httpx2.ConnectError("no", request=ASKED), "there is no connection to hub.example:8443. Look to your network"),
+        (httpx2.ReadError("no", request=ASKED), "the connection to hub.example:8443 broke again and again. Run the"),
+    ],
+)
+def test_what_is_wrong_with_a_connection_is_one_line(error, expected):
+    assert errors.explain(error, NAME, None).startswith(f"{NAME} is not fetched: {expected}")
+
+
+def test_a_password_in_the_address_of_the_hub_is_not_shown(monkeypatch):
+    monkeypatch.setattr(errors.constants, "ENDPOINT", "https://me:secret@hub.example")
+    refusal = httpx2.Response(401, request=ASKED)
+    told = errors.explain(GatedRepoError("no", response=refusal), NAME, None)
+    assert told.startswith(f"{NAME} asks for consent: give it on its page, then run hf auth login")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("status", "expected"), [(429, "429, too many requests"), (500, "the Hub answered 500"), (504, "answered 504")]
@@ -499,7 +535,8 @@ def test_ctrl_c_ends_it_at_once(hub, command, tmp_path, path, what):
 def test_after_ctrl_c_it_goes_on_where_it_stopped(hub, command, ok, tmp_path):
     fault = hub.fail(WEIGHTS, pace=0.3)
     process = subprocess.Popen(**command(), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_for(lambda: any(path.stat().st_size for path in blobs(tmp_path) if path.name.endswith(".incomplete")))
+    weights = f"{hashlib.sha256(BIG).hexdigest()}.incomplete"  # a small file before it is incomplete for a moment too
+    wait_for(lambda: any(path.stat().st_size for path in blobs(tmp_path) if path.name == weights))
     process.send_signal(signal.SIGINT)
     process.communicate(timeout=30)
     fault.times = 0
@@ -532,7 +569,7 @@ def test_a_terminal_shows_rate_and_time_left(hub, command):
         except OSError:  # the other end is closed
             break
     assert process.wait() == 0
-    assert re.search(rb"\rfetch: +\d+%.*\d\.\d\dM/3\.15M \[\d\d:\d\d<\d\d:\d\d, +\d.*B/s\]", seen)
+    assert re.search(rb"\rfetch: +\d+%.*\d\.\d\dM/3\.15MB \[\d\d:\d\d<\d\d:\d\d, +\d.*B per second\]", seen)
 
 
 def test_elsewhere_there_are_lines(hub, ok):
@@ -541,7 +578,7 @@ def test_elsewhere_there_are_lines(hub, ok):
     lines = found.error.splitlines()
     assert lines
     for line in lines:
-        assert re.fullmatch(r"fetch: [\d.]+k?M?/3\.\d+MB, [\d.]+k?M?B/s, \d\d:\d\d left", line)
+        assert re.fullmatch(r"fetch: [\d.]+k?M?/3\.\d+MB, [\d.]+k?M?B per second, \d\d:\d\d left", line)
 
 
 # The stage
@@ -591,7 +628,7 @@ def test_the_stage_stores_where_the_model_came_from(project, hub, base_of_hub):
 def test_pytorch_is_not_there_yet_while_the_hub_is_asked():
     """It takes a second to unload: Ctrl-C would be as late."""
     code = "import sys, stages.base; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], cwd=HOME, check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], cwd=CODE, check=False).returncode == 0
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from stages.lib.overlap import near_duplicates
 from stages.lib.overlap.near_duplicates import Bands, Pair
+from stages.lib.overlap.words import words_of
 
 # Ways to write the same text once more.
 EDITS = {
@@ -40,7 +41,7 @@ def all_pairs(texts, similarity):
 
 
 def found_pairs(texts, similarity=0.8):
-    signed = near_duplicates.signatures(texts, Bands.of(similarity))
+    signed = near_duplicates.signatures(words_of(texts), Bands.of(similarity))
     return list(near_duplicates.pairs(signed, texts.__getitem__, similarity))
 
 
@@ -128,9 +129,10 @@ def test_firsts_are_those_of_a_plain_walk(edges):
 @settings(max_examples=50, deadline=None)
 def test_texts_signed_together_are_signed_as_each_by_itself(texts):
     bands = Bands.of(0.8)
-    together = near_duplicates.signatures(texts, bands)
+    together = near_duplicates.signatures(words_of(texts), bands)
     assert together.shape == (len(texts), bands.count)
-    assert np.array_equal(together, np.concatenate([near_duplicates.signatures([text], bands) for text in texts]))
+    alone = [near_duplicates.signatures(words_of([text]), bands) for text in texts]
+    assert np.array_equal(together, np.concatenate(alone))
 
 
 @pytest.mark.parametrize("similarity", [0.5, 0.6, 0.7, 0.8, 0.9, 0.99, 1.0])

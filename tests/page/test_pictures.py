@@ -29,7 +29,6 @@ LENGTHS = [{"from": "100", "to": "200", "documents": "3"}, {"from": "200", "to":
 def drawn(words):
     return {
         "loss": pictures.loss(STEPS, POINTS, 15, words),
-        "bits": pictures.bits_per_byte(POINTS, 15, words),
         "documents": pictures.documents(DOCUMENTS, words),
         "lengths": pictures.lengths(LENGTHS, words),
         "curves": pictures.curves(STEPS, POINTS, 15, words),
@@ -56,7 +55,7 @@ def test_pictures_of_the_page_take_its_colours_and_the_file_has_its_own():
     made = drawn(ENGLISH)
     assert "currentColor" not in made["curves"]
     assert "fill: #ffffff" in made["curves"]
-    for name in ("loss", "bits", "documents", "lengths"):
+    for name in ("loss", "documents", "lengths"):
         assert "currentColor" in made[name]
         assert "#000000" not in made[name]
         assert pictures._INK not in made[name]
@@ -68,7 +67,7 @@ def labels(svg):
 
 
 def test_numbers_along_the_axes_are_written_as_the_language_writes_them():
-    for name in ("loss", "bits", "documents", "curves"):
+    for name in ("loss", "documents", "curves"):
         english, russian = (labels(drawn(Words(language))[name]) for language in ("en", "ru"))
         points = [text for text in english if re.fullmatch(r"\d+\.\d+", text)]
         assert len(points) > 2

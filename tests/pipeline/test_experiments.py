@@ -1,12 +1,13 @@
-"""Experiments as the README tells of them, with the real dvc."""
+"""Experiments as docs/experiments.md tells of them, with the real dvc."""
 
 import json
+import re
 import shutil
 import subprocess
 import time
 
 import pytest
-from conftest import ONE_THREAD, Project, environment, hashes, ran
+from conftest import ONE_THREAD, Project, block_of_the_docs, environment, hashes, ran
 
 pytestmark = pytest.mark.slow
 
@@ -19,7 +20,7 @@ def lab(reproduced, tmp_path_factory):
     project = Project(folder, **ONE_THREAD)
     project.before = hashes(project)
     project.ran = {"fewer": ran(project.ok("dvc", "exp", "run", "-n", "fewer", "-S", "train.epochs=1"))}
-    project.figures = {"fewer": project.json("logs/evaluate.json")}
+    project.figures = {"fewer": project.json("logs/metrics.json")}
     project.ok("git", "checkout", ".")
     project.ok("dvc", "checkout")
     project.ran["apart"] = ran(
@@ -37,11 +38,8 @@ def shown(project):
     }
 
 
-def figure(data, path, *keys):
-    value = data["metrics"][path]["data"]
-    for key in keys:
-        value = value[key]
-    return value
+def figure(data, name):
+    return data["metrics"]["logs/metrics.json"]["data"][name]
 
 
 def settings(data, section):
@@ -65,15 +63,20 @@ def test_the_table_has_each_experiment_with_its_setting_and_figures(lab):
     assert settings(table["HEAD"], "train")["epochs"] == 3
     assert settings(table["fewer"], "train")["epochs"] == 1
     assert settings(table["apart"], "train")["learning_rate"] == 5e-5
-    assert figure(table["apart"], "logs/train.json", "learning_rate") == 5e-5  # a number all the way
-    tuned = lab.figures["fewer"]["tuned"]
-    for name in ("nats", "bits_per_byte", "word_perplexity", "samples"):  # DVC leaves out figures that are null
-        assert figure(table["fewer"], "logs/evaluate.json", "tuned", name) == tuned[name]
-    steps = {name: figure(data, "logs/train.json", "steps") for name, data in table.items()}
-    assert steps["fewer"] * 3 == steps["apart"] == steps["HEAD"] == steps["workspace"]
-    words = lab.ok("dvc", "exp", "show", "--only-changed", "--md").splitlines()[0]
-    assert "train.epochs" in words
-    assert "train.batch_size" not in words
+    assert list(table["fewer"]["metrics"]) == ["logs/metrics.json"]
+    shown_of_fewer = table["fewer"]["metrics"]["logs/metrics.json"]["data"]
+    # DVC leaves out figures that are null.
+    assert shown_of_fewer == {name: one for name, one in lab.figures["fewer"].items() if one is not None}
+    tokens = {name: figure(data, "tokens") for name, data in table.items()}
+    assert tokens["fewer"] * 3 == tokens["apart"] == tokens["HEAD"] == tokens["workspace"]
+
+
+def test_a_terminal_of_160_columns_shows_names_figures_and_changed_settings(lab):
+    header, *rows = lab.ok("dvc", "exp", "show", "--only-changed", "--no-pager", COLUMNS="160").splitlines()[1:]
+    assert header.split()[:2] == ["Experiment", "Created"]
+    figures = [name for name, one in lab.figures["fewer"].items() if one is not None and name != "base_bits_per_byte"]
+    assert header.split()[2:] == [*figures, "train.epochs", "train.learning_rate", "…"]
+    assert [name for row in rows for name in re.findall(r"\[(\w+)\]", row)] == ["apart", "fewer"]
 
 
 def test_two_experiments_are_compared(lab):
@@ -82,8 +85,8 @@ def test_two_experiments_are_compared(lab):
     assert changed["train.epochs"] == {"old": 1, "new": 3, "diff": 2}
     assert changed["train.learning_rate"] == {"old": 0.001, "new": 5e-5, "diff": 5e-5 - 0.001}
     table = shown(lab)
-    old, new = (figure(table[name], "logs/evaluate.json", "tuned", "bits_per_byte") for name in ("fewer", "apart"))
-    assert compared["metrics"]["logs/evaluate.json"]["tuned.bits_per_byte"] == {
+    old, new = (figure(table[name], "bits_per_byte") for name in ("fewer", "apart"))
+    assert compared["metrics"]["logs/metrics.json"]["bits_per_byte"] == {
         "old": old,
         "new": new,
         "diff": new - old,
@@ -101,12 +104,12 @@ def test_their_curves_stand_side_by_side(lab):
 
 def test_an_experiment_is_taken_over(lab):
     lab.ok("dvc", "exp", "apply", "fewer")
-    assert lab.json("logs/evaluate.json") == lab.figures["fewer"]
+    assert lab.json("logs/metrics.json") == lab.figures["fewer"]
     assert lab.run("dvc", "status", "-q").returncode == 0
     changed = json.loads(lab.ok("dvc", "params", "diff", "--json"))
     assert changed == {"params.yaml": {"train.epochs": {"old": 3, "new": 1, "diff": -2}}}
     metrics = json.loads(lab.ok("dvc", "metrics", "diff", "--json"))
-    assert metrics["logs/train.json"]["steps"]["old"] == 3 * metrics["logs/train.json"]["steps"]["new"]
+    assert metrics["logs/metrics.json"]["tokens"]["old"] == 3 * metrics["logs/metrics.json"]["tokens"]["new"]
     lab.ok("git", "checkout", ".")
     lab.ok("dvc", "checkout")
     assert hashes(lab) == lab.before
@@ -142,7 +145,7 @@ def test_a_grid_waits_in_the_queue_and_runs_from_it(lab):
         assert time.monotonic() < deadline, status
         time.sleep(2)
     rates = {
-        figure(data, "logs/train.json", "learning_rate")
+        settings(data, "train")["learning_rate"]
         for data in shown(lab).values()
         if settings(data, "train")["epochs"] == 1
     }
@@ -155,3 +158,39 @@ def test_an_experiment_is_removed(lab):
     lab.ok("dvc", "exp", "remove", "fewer")
     assert "fewer" not in shown(lab)
     assert "apart" in shown(lab)
+
+
+def test_a_grid_on_two_machines_comes_together_on_a_third(reproduced, tmp_path):
+    """The block of docs/experiments.md, line by line: two clones run, the first project sees and applies it all."""
+    *lines, look = block_of_the_docs("dvc exp pull origin")
+    shutil.copytree(reproduced.folder, tmp_path / "mine", symlinks=True)
+    mine = Project(tmp_path / "mine", **ONE_THREAD)
+    mine.ok("git", "init", "-q", "--bare", "-b", "main", str(tmp_path / "origin"))
+    mine.ok("git", "remote", "add", "origin", str(tmp_path / "origin"))
+    (tmp_path / "store").mkdir()
+    mine.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    mine.commit("where it is kept")
+    mine.ok("git", "push", "-q", "origin", "main")
+    mine.ok("dvc", "push")
+    for number, line in enumerate(lines):
+        mine.ok("git", "clone", "-q", str(tmp_path / "origin"), str(tmp_path / f"machine-{number}"))
+        machine = Project(tmp_path / f"machine-{number}", **ONE_THREAD)
+        machine.ok("dvc", "pull")
+        said = machine.type_in(line)
+        assert ran(said) == ["train", "evaluate", "report"]
+        assert "Pushed experiment" in said
+
+    mine.type_in(look)
+    before, table = hashes(mine), shown(mine)
+    found = {
+        settings(one, "train")["learning_rate"]: name
+        for name, one in table.items()
+        if name not in ("HEAD", "workspace")
+    }
+    assert sorted(found) == [2e-5, 5e-5, 1e-4, 2e-4]
+    assert len({figure(table[name], "bits_per_byte") for name in found.values()}) == 4
+    applied = mine.ok("dvc", "exp", "apply", found[2e-4])
+    assert ran(applied) == []
+    assert mine.json("logs/metrics.json")["bits_per_byte"] == figure(table[found[2e-4]], "bits_per_byte")
+    assert hashes(mine)["model/finetuned"] != before["model/finetuned"]
+    assert mine.run("dvc", "status", "-q").returncode == 0

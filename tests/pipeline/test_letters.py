@@ -1,7 +1,7 @@
 """A path, an address or a name with letters that are not ASCII: what DVC cannot do with them, and the way round it.
 
 DVC writes its settings, and git's for `dvc exp run --temp`, through a library that takes ASCII alone unless it is told
-otherwise. Where DVC mends that, the first test here fails, and it and the rows of the READMEs may go.
+otherwise. Where DVC mends that, the first test here fails, and it and the rows of docs/troubleshooting.md may go.
 """
 
 import pytest
@@ -25,8 +25,8 @@ def repository(tmp_path):
     return made
 
 
-@pytest.mark.parametrize("name", ["README.md", "README.ru.md"])
-def test_the_readme_says_what_to_do(name):
+@pytest.mark.parametrize("name", ["docs/troubleshooting.md", "docs/troubleshooting.ru.md"])
+def test_the_page_says_what_to_do(name):
     (row,) = [line for line in (HOME / name).read_text(encoding="utf-8").split("\n") if f"| `{WORDS}` |" in line]
     for way in ("git checkout .dvc/config", "dvc cache dir --local", "git config --global user.name", ".dvc/config"):
         assert f"`{way}`" in row

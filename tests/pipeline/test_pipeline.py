@@ -16,7 +16,7 @@ from stages.lib.common import files
 # What dvc.yaml says
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["check", *STAGES])
 def test_deps_name_exactly_what_the_stage_imports_by_the_room_where_it_is_all_of_it(stage):
     listed = YAML(typ="safe", pure=True).load(HOME / "dvc.yaml")["stages"][stage]["deps"]
     code = {name for name in listed if name.startswith("stages/")}
@@ -24,7 +24,7 @@ def test_deps_name_exactly_what_the_stage_imports_by_the_room_where_it_is_all_of
     assert code == {path.as_posix() for path in whole_rooms(imported)}
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", ["check", *STAGES])
 def test_a_stage_takes_whole_sections_and_has_a_description(stage):
     described = YAML(typ="safe", pure=True).load(HOME / "dvc.yaml")["stages"][stage]
     assert described["cmd"] == f"python -m stages.{stage}"
@@ -52,7 +52,8 @@ def test_every_line_of_the_corpus_is_accounted_for(project):
         len(text.encode()) for text in texts
     )
     rejected = [
-        json.loads(line) for line in project.path("data/rejected.jsonl").read_text(encoding="utf-8").splitlines()
+        json.loads(line)
+        for line in project.path("data/validated/rejected.jsonl").read_text(encoding="utf-8").splitlines()
     ]
     assert [(one["line"], one["content"]) for one in rejected] == [(63, "{bad}"), (64, '{"text": 1}')]
     assert project.path("data/validated/duplicates.tsv").read_text() == "line\tduplicate_of\n62\t1\n"
@@ -92,6 +93,23 @@ def test_figures_carry_the_names_that_others_rely_on(reproduced):
         assert scored["bits_per_byte"] == scored["nats"] / (math.log(2) * evaluation["bytes"])
         assert scored["perplexity"] == math.exp(scored["nats"] / evaluation["tokens"])
         assert scored["end_of_text_nats"] > 0
+
+
+def test_the_figures_that_experiments_are_compared_by_are_few_and_those_of_the_other_files(reproduced):
+    train, evaluation = reproduced.json("logs/train.json"), reproduced.json("logs/evaluate.json")
+    base, tuned = evaluation["base"], evaluation["tuned"]
+    assert reproduced.json("logs/metrics.json") == {
+        "bits_per_byte": tuned["bits_per_byte"],
+        "base_bits_per_byte": base["bits_per_byte"],
+        "change": pytest.approx((tuned["bits_per_byte"] - base["bits_per_byte"]) / base["bits_per_byte"]),
+        "perplexity": tuned["perplexity"],
+        "best_step": train["best_step"],
+        "tokens": train["tokens"],
+        "copied": tuned["copying"]["training"]["share_copied"],
+        "lost": evaluation["retention"]["difference"],
+    }
+    shown = json.loads(reproduced.ok("dvc", "metrics", "show", "--json"))[""]["data"]
+    assert list(shown) == ["logs/metrics.json"]
 
 
 def test_the_curves_have_some_twenty_points_and_end_at_the_last_step(reproduced):
@@ -140,8 +158,18 @@ def test_the_report_shows_the_figures_and_keeps_markup_in_texts_as_text(project)
     assert re.findall(r"""(?:src|href|action|data)=["']?(?!data:|#)[^"'>\s]+|url\((?!#)|@import""", page) == []
 
 
-def test_dvc_plots_shows_each_table_and_picture_once(reproduced):
-    shown = json.loads(reproduced.ok("dvc", "plots", "show", "--json"))["data"]
+def test_dvc_plots_shows_each_table_and_picture_once(project):
+    """Also where figures name documents with marks in them, and leaks."""
+    run = "и лодка и вода и берег и трава и песок и ветер и дождь."
+    texts = [f"{text} <|endoftext|> {run}" for text in many_texts()]
+    project.write_corpus(texts)
+    project.ok("python", "-m", "stages.validate")
+    figures = project.json("logs/validate.json")
+    assert figures["marks"]
+    assert figures["leakage"]["worst"]
+    done = project.run("dvc", "plots", "show", "--json")
+    assert done.stderr == ""
+    shown = {name: plots for name, plots in json.loads(done.stdout)["data"].items() if plots}
     assert sorted(shown) == [
         *("logs/curves.svg", "logs/lengths.tsv", "logs/train_loss.tsv", "logs/validation.tsv"),
         *("test documents", "training loss"),
@@ -149,7 +177,9 @@ def test_dvc_plots_shows_each_table_and_picture_once(reproduced):
     titles = [plot["content"]["title"]["text"] for plots in shown.values() for plot in plots if "content" in plot]
     assert len(set(titles)) == 5
     points = shown["test documents"][0]["content"]["data"]["values"]
-    assert len(points) == reproduced.json("logs/evaluate.json")["documents"]
+    assert len(points) == project.json("logs/evaluate.json")["documents"]
+    project.ok("dvc", "plots", "show")
+    assert "logs/validate.json" not in project.path("dvc_plots/index.html").read_text(encoding="utf-8")
 
 
 def test_the_model_card_is_one_the_hub_accepts(reproduced):
@@ -165,6 +195,14 @@ def test_the_model_card_is_one_the_hub_accepts(reproduced):
 # Running again, and elsewhere
 
 
+@pytest.mark.slow
+def test_a_good_run_warns_of_nothing(project):
+    done = project.run("dvc", "repro", "--force", "--no-run-cache")
+    assert done.returncode == 0
+    assert "WARNING" not in done.stdout + done.stderr
+    assert done.stderr == ""
+
+
 def test_a_second_repro_does_nothing(project):
     before = hashes(project)
     output = project.ok("dvc", "repro")
@@ -172,13 +210,6 @@ def test_a_second_repro_does_nothing(project):
     assert "up to date" in output
     assert hashes(project) == before
     assert project.ok("git", "status", "--porcelain") == ""
-
-
-def test_another_clone_makes_the_same_bytes(reproduced, tiny_base, tmp_path):
-    other = tiny_project(tmp_path / "a clone в другом месте", tiny_base)
-    other.ok("dvc", "repro")
-    assert hashes(other) == hashes(reproduced)
-    assert other.path("dvc.lock").read_bytes() == reproduced.path("dvc.lock").read_bytes()
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -203,7 +234,8 @@ def test_an_experiment_reruns_what_its_setting_touches_and_leaves_a_way_back(pro
     difference = json.loads(project.ok("dvc", "params", "diff", "--json"))
     assert difference == {"params.yaml": {"train.epochs": {"old": 3, "new": 1, "diff": -2}}}
     metrics = json.loads(project.ok("dvc", "metrics", "diff", "--json"))
-    assert metrics["logs/train.json"]["steps"]["diff"] < 0
+    assert list(metrics) == ["logs/metrics.json"]
+    assert metrics["logs/metrics.json"]["tokens"]["diff"] < 0
     project.ok("git", "checkout", ".")
     project.ok("dvc", "checkout")
     assert hashes(project) == before
@@ -211,15 +243,27 @@ def test_an_experiment_reruns_what_its_setting_touches_and_leaves_a_way_back(pro
 
 
 def test_a_learning_rate_given_to_dvc_is_used_as_a_number(project):
-    project.ok("dvc", "exp", "run", "-S", "train.learning_rate=5e-5")
+    project.ok("dvc", "exp", "run", "-S", "train.learning_rate=5e-5", "train")
     assert project.json("logs/train.json")["learning_rate"] == 5e-5
+
+
+@pytest.mark.slow
+def test_a_trial_takes_a_few_lines_and_a_few_steps(project):
+    project.ok("dvc", "exp", "run", "-S", "corpus.limit=20", "-S", "train.max_steps=3", "-S", "train.precision=fp32")
+    assert project.json("logs/validate.json")["lines"] == 20
+    train = project.json("logs/train.json")
+    assert (train["steps"], train["precision"]) == (3, "float32")
+    project.ok("dvc", "exp", "run", "-S", "train.max_steps=null", "-S", "train.epochs=0.05")
+    assert project.json("logs/train.json")["steps"] == math.ceil(
+        0.05 * math.ceil(project.json("logs/tokenize.json")["train"]["rows"] / 2)
+    )
 
 
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
         ("+train.epocs=5", "train.epocs is no known key (its value: 5): is train.epochs meant?"),
-        ("train.epochs=five", "train.epochs is 'five', but must be a valid integer"),
+        ("train.epochs=five", "train.epochs is 'five', but must be a valid number"),
         ("train.batch_size=-2", "train.batch_size is -2, but must be greater than or equal to 1"),
         ("tokenize.max_length=100000", "the base model sees 64 tokens at most"),
         ("evaluate.stride=64", "evaluate.stride is 64, but must be below the 64 tokens"),
@@ -241,7 +285,7 @@ def test_rows_longer_than_the_base_sees_are_refused_before_any_work(tiny_base, t
     assert (
         "error: params.yaml: tokenize.max_length is 100000, but the base model sees 64 tokens at most" in result.stderr
     )
-    assert ran(result.stdout) == ["base"]
+    assert ran(result.stdout) == ["base"]  # which alone knows, where no run has taken this base before
     assert not project.path("model/base").exists()
 
 
@@ -283,10 +327,10 @@ def test_at_most_twenty_problems_are_shown(project):
         ("report", "logs/train.json"),
     ],
 )
-def test_a_stage_whose_input_is_not_made_yet_says_so(project, stage, missing):
-    path = project.path(missing)
+def test_a_stage_whose_input_is_not_made_yet_says_so(inside, stage, missing):
+    path = inside.path(missing)
     shutil.rmtree(path) if path.is_dir() else path.unlink()
-    assert f"{missing} is not there yet: run dvc repro" in project.fails("python", "-m", f"stages.{stage}")
+    assert f"{missing} is not there yet: run dvc repro" in inside.fails("python", "-m", f"stages.{stage}")
 
 
 def test_a_corpus_that_is_all_held_out_names_the_settings(project):
@@ -306,9 +350,27 @@ def test_a_corpus_too_small_for_held_out_documents_has_empty_figures(project):
     output = project.ok("dvc", "repro")
     assert "no document fell into test" in output
     assert "cannot be compared" in output
-    assert project.json("logs/evaluate.json")["tuned"]["bits_per_byte"] is None
+    assert project.json("logs/metrics.json")["bits_per_byte"] is None
+    assert project.json("logs/metrics.json")["change"] is None
     assert project.json("logs/train.json")["validation_bits_per_byte"] is None
     assert "not known" in project.path("logs/report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.slow
+def test_prompts_and_the_cards_language_follow_the_letters_of_the_texts(project):
+    project.write_corpus([f"The kettle sang before anyone had asked it to, {number} times." for number in range(60)])
+    project.set(train__epochs="1")
+    project.ok("dvc", "repro")
+    shown = files.read_json_lines(project.path("logs/samples.jsonl"))
+    assert [one["prompt"] for one in shown if one["line"] is None] == [
+        *("Once upon a time", "In the autumn the town", "“Tell me, please,”")
+    ]
+    card = project.path("model/MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "language: en" in card
+    assert '"Once upon a time"' in card
+    project.set(evaluate__prompts='["Жил-был"]', report__corpus_language="null")
+    assert "evaluate.prompts, 'Жил-был': in Cyrillic letters" in project.ok("dvc", "repro").partition("'base'")[0]
+    assert "language: en" not in project.path("model/MODEL_CARD.md").read_text(encoding="utf-8")
 
 
 def test_the_users_text_stays_out_of_git(project):
@@ -316,10 +378,19 @@ def test_the_users_text_stays_out_of_git(project):
     marked = [f"{text} {mark}{number}" for number, text in enumerate(many_texts())]
     project.write_corpus(marked)
     project.ok("git", "rm", "-q", "--cached", "data/my_corpus.jsonl")
-    project.path(".git/info/exclude").write_text("data/my_corpus.jsonl\n")
+    project.path("data/.gitignore").write_text("/my_corpus.jsonl\n/validated\n/tokens\n")
     project.ok("dvc", "repro")
     project.commit("private")
     for name in project.ok("git", "ls-files", "-z").split("\0")[:-1]:
         content = project.path(name).read_bytes()
         assert mark.encode() not in content, name
         assert json.dumps(mark)[1:-1].encode() not in content, name
+
+
+def test_evaluation_says_what_it_does_and_no_more(inside):
+    nothing = dict.fromkeys(("evaluate__held_out_prompts", "evaluate__copy_prompts", "evaluate__base_texts"), "0")
+    inside.set(evaluate__prompts='["Кот"]', **nothing)
+    said = inside.ok("python", "-m", "stages.evaluate")
+    assert "has both models continue 1 prompt\n" in said
+    assert "beginnings of documents" not in said
+    assert "by itself" not in said

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import HOME, environment
+from conftest import CODE, environment
 
 from stages.lib.common import cli
 
@@ -17,7 +17,7 @@ def fails(tmp_path, body):
     result = subprocess.run(
         [sys.executable, "-c", script],
         cwd=tmp_path,
-        env=environment(PYTHONPATH=str(HOME)),
+        env=environment(PYTHONPATH=str(CODE)),
         capture_output=True,
         text=True,
     )

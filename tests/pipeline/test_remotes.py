@@ -1,11 +1,11 @@
-"""The remotes of the README, each with its own lines: pushed from one clone, pulled into another, and what can fail."""
+"""The remotes of docs/sharing.md, each with its own lines: what one clone pushes another pulls, and what can fail."""
 
 import os
 from contextlib import contextmanager
 
 import pytest
 import servers
-from conftest import HOME, block_of_the_readme, hashes, ran, stored_as
+from conftest import HOME, block_of_the_docs, hashes, ran, stored_as
 
 pytestmark = pytest.mark.slow
 
@@ -20,9 +20,9 @@ PLUGIN = {"s3": "dvc-s3", "ssh": "dvc-ssh", "webdav": "dvc-webdav"}
 KEYS = {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret"}
 
 
-def lines_of_the_readme(kind, url):
-    """What the README says to type for a remote of this kind, with its address; the installation is checked."""
-    lines = [line.replace(URL[kind], url) for line in block_of_the_readme(URL[kind])]
+def lines_of_the_docs(kind, url):
+    """What docs/sharing.md says to type for a remote of this kind, with its address; the installation is checked."""
+    lines = [line.replace(URL[kind], url) for line in block_of_the_docs(URL[kind])]
     if kind in PLUGIN:
         assert lines.pop(0) == f"python -m pip install {PLUGIN[kind]}"
     return lines
@@ -40,14 +40,14 @@ def programs(tmp_path_factory):
 
 @pytest.fixture
 def remote(programs, tmp_path):
-    """A function that starts a server and yields the README's lines for it, and the wire to it."""
+    """A function that starts a server and yields its lines for it, and the wire to it."""
 
     @contextmanager
     def start(kind):
         root = tmp_path / "remote"
         (root / "my-model").mkdir(parents=True, exist_ok=True)
         if kind == "folder":
-            yield lines_of_the_readme(kind, str(root / "my-model")), None
+            yield lines_of_the_docs(kind, str(root / "my-model")), None
             return
         with getattr(servers, kind)(programs, root) as port:
             wire = servers.Wire(port)
@@ -58,7 +58,7 @@ def remote(programs, tmp_path):
                 "webdav": f"webdav://{here}/my-model",
                 "web": f"http://{here}/my-model",
             }[kind]
-            yield lines_of_the_readme(kind, url), wire
+            yield lines_of_the_docs(kind, url), wire
 
     return start
 
@@ -88,7 +88,7 @@ def with_plugins(project, plugins, home):
 
 
 def set_up(project, lines):
-    """A remote as the README has it, its configuration in git; return the lines that each clone types for itself."""
+    """A remote as the page has it, its configuration in git; return the lines that each clone types for itself."""
     project.type_in(*lines)
     project.commit("where the outputs are kept")
     config = project.ok("git", "show", "HEAD:.dvc/config")
@@ -103,7 +103,7 @@ def test_what_one_pushes_another_has_without_running_a_stage(kind, first, remote
         secrets = set_up(first, lines)
         assert "pushed" in first.ok("dvc", "push")
         assert "Everything is up to date." in first.ok("dvc", "push")
-        assert "6 runs of stages" in first.ok("python", "-m", "tools.remote", "push-runs")
+        assert "7 runs of stages" in first.ok("python", "-m", "tools.remote", "push-runs")
         assert " 0 damaged, 0 lists" in first.ok("python", "-m", "tools.remote", "mend")
 
         pulling = clone(first, "pulling", secrets)
@@ -177,8 +177,8 @@ def change(project):
 
 
 def explained(told, words):
-    """Whether DVC says these words, and the README what they mean."""
-    return words in told and f"| `{words}`" in (HOME / "README.md").read_text(encoding="utf-8")
+    """Whether DVC says these words, and docs/troubleshooting.md what they mean."""
+    return words in told and f"| `{words}`" in (HOME / "docs/troubleshooting.md").read_text(encoding="utf-8")
 
 
 def test_s3_without_a_key_or_with_another_bucket(first, remote):

@@ -3,14 +3,17 @@
 import copy
 import hashlib
 import json
+import re
 import shutil
+import subprocess
 from dataclasses import replace
 
 import pytest
-from conftest import OUTPUTS, STAGES, Project, hashes, ran
+from conftest import OUTPUTS, SETTINGS, STAGES, Project, hashes, ran
 from ruamel.yaml import YAML
 
-from tools import differences
+from stages.lib.common.cli import UserError
+from tools import differences, reproduce
 
 # What counts as a difference
 
@@ -66,7 +69,7 @@ def refused(committed, made):
 
 def test_a_run_does_not_differ_from_itself(run):
     assert differences.compare(run, copy.deepcopy(run)) == []
-    assert set(run.outputs) == set(OUTPUTS) | {"logs/lengths.tsv"}
+    assert set(run.outputs) == set(OUTPUTS) | {"logs/lengths.tsv", "logs/checked"}
 
 
 @pytest.mark.parametrize("path", OUTPUTS)
@@ -122,7 +125,8 @@ def test_a_figure_mended_by_hand_is_found(run):
 
 def test_another_kind_of_machine_may_round_differently_but_not_in_the_data(run):
     other = elsewhere(run)
-    assert differences.environments_differ(run, other) == ["threads 1 -> 64"]
+    threads = run.figures("logs/train.json").get("environment.threads", "not known")  # as on this processor
+    assert differences.environments_differ(run, other) == [f"threads {threads} -> 64"]
     for path in OUTPUTS:
         of_data = path in ("model/base", "logs/tokenize.json") or path.startswith(("data/", "logs/validate"))
         assert refused(run, with_output(other, path)) == ([path] if of_data else [])
@@ -203,7 +207,7 @@ def test_what_is_committed_comes_out_again(project):
     output = project.ok("python", "-m", "tools.reproduce", "--keep-outputs")
     assert "Not committed, and so not part of this: README.md\n" in output
     assert ran(output) == list(STAGES)
-    assert "Reproduced to the byte: all 17 outputs are the committed ones." in output
+    assert "Reproduced to the byte: all 18 outputs are the committed ones." in output
     project.ok("dvc", "checkout")
     assert hashes(project) == before
 
@@ -239,7 +243,7 @@ def test_without_git_and_on_another_kind_of_machine_the_figures_agree(project):
     project.ok("dvc", "config", "--local", "core.no_scm", "true")
     output = project.ok("python", "-m", "tools.reproduce", "--keep-outputs", ATEN_CPU_CAPABILITY="default")
     assert ran(output) == list(STAGES)
-    assert "This is another kind of machine: cpu_capability " in output
+    assert re.search("^This is another kind of machine: .*cpu_capability ", output, re.MULTILINE)
     assert "Reproduced within tolerances: " in output
     assert "in the cache of this project now" not in output
     assert "may differ" in output
@@ -289,3 +293,80 @@ def test_without_a_lock_there_is_nothing_to_compare_with(project):
     project.path("dvc.lock").unlink()
     project.commit("no lock")
     assert "there is no dvc.lock: run dvc repro, then commit it" in project.fails("python", "-m", "tools.reproduce")
+
+
+# What git and DVC refuse
+
+
+@pytest.fixture
+def home(tmp_path):
+    """A repository with a first commit that holds nothing of the project."""
+    made = Project(tmp_path / "home")
+    made.folder.mkdir()
+    made.ok("git", "init", "-q")
+    made.commit()
+    return made.folder
+
+
+def test_a_commit_without_the_project_cannot_be_taken(home, tmp_path):
+    with pytest.raises(UserError, match="home does not hold this project: commit it first"):
+        reproduce.take(home, tmp_path / "copy")
+
+
+def test_a_repository_that_git_cannot_read_is_named_with_what_git_says(home, tmp_path):
+    (home / ".git/config").write_text("[core\n")
+    with pytest.raises(UserError, match="git does not read this repository: fatal: bad config line 1"):
+        reproduce.take(home, tmp_path / "copy")
+
+
+def test_a_command_that_fails_is_named_with_its_last_line(home):
+    with pytest.raises(UserError, match=r"^git checkout nowhere failed: error: pathspec 'nowhere'"):
+        reproduce._must(home, "git", "checkout", "nowhere")
+
+
+def test_without_git_the_copy_is_not_put_into_the_project_itself(tmp_path):
+    (tmp_path / "dvc.yaml").write_text("stages: {}\n")
+    with pytest.raises(UserError, match="copy is inside the project: name a folder outside it"):
+        reproduce._copy_without_outputs(tmp_path, tmp_path / "copy")
+
+
+@pytest.fixture
+def failing_dvc(monkeypatch):
+    monkeypatch.setattr(
+        reproduce,
+        "dvc",
+        lambda *words, **how: subprocess.CompletedProcess(words, "repro" not in words, "", "ERROR: no\n"),
+    )
+
+
+def test_a_setting_that_dvc_does_not_take_is_one_line(failing_dvc, tmp_path):
+    with pytest.raises(UserError, match=r"^DVC does not take cache.dir = .dvc/cache: no$"):
+        reproduce._write_config(tmp_path, "cache", with_git=True)
+
+
+def test_outputs_that_cannot_be_kept_are_one_line(failing_dvc, monkeypatch, tmp_path):
+    (tmp_path / "dvc.lock").write_text("stages: {}\n")
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SETTINGS, tmp_path)
+    monkeypatch.setattr(reproduce, "take", lambda home, folder: tmp_path)
+    monkeypatch.setattr(differences, "read_run", lambda folder: differences.Run({}, {}))
+    monkeypatch.setattr("sys.argv", ["reproduce", "--keep-outputs"])
+    with pytest.raises(UserError, match="the outputs could not be put into the cache, see above"):
+        reproduce.main()
+
+
+def test_figures_that_are_no_json_are_one_line():
+    with pytest.raises(UserError, match=r"^logs/train.json is no JSON \(.*\): bring it back with git checkout logs"):
+        differences.Run({}, {"logs/train.json": b"no figures"}).figures("logs/train.json")
+
+
+def test_a_tracked_file_that_the_cache_has_no_more_is_named(monkeypatch, tmp_path):
+    """The cache has what the file beside it stands for here, and not what it stood for in the commit."""
+    (tmp_path / "corpus.dvc").touch()
+    monkeypatch.setattr(
+        reproduce, "dvc", lambda folder, *words, **how: subprocess.CompletedProcess(words, "pull" in words, "", "")
+    )
+    with pytest.raises(
+        UserError, match=r"^what corpus.dvc stands for .*: the committed .dvc file is not the one here$"
+    ):
+        reproduce._bring_tracked_data(tmp_path, tmp_path)

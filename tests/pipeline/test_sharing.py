@@ -1,6 +1,6 @@
 """Caches and their links, what dvc gc frees, where a corpus is kept, a colleague's day, and a newer template.
 
-What a user types is read from the README wherever it stands there.
+What a user types is read from the README and docs/, wherever it stands there.
 """
 
 import gzip
@@ -18,7 +18,9 @@ from pathlib import Path
 
 import pyarrow as pa
 import pytest
-from conftest import ONE_THREAD, Project, block_of_the_readme, hashes, lines_of, many_texts, ran, stored_as
+from conftest import HOME, ONE_THREAD, Project, block_of_the_docs, hashes, lines_of, many_texts, ran, stored_as
+
+from stages.lib.common.files import sha256_of_tree
 
 pytestmark = pytest.mark.slow
 
@@ -92,7 +94,7 @@ def users(reproduced, public, for_all):
     return give
 
 
-@pytest.mark.parametrize(("links", "elsewhere"), [("hardlink", False), ("symlink", False), ("hardlink,symlink", True)])
+@pytest.mark.parametrize(("links", "elsewhere"), [("hardlink", False), ("hardlink,symlink", True)])
 def test_stages_and_generation_work_on_linked_and_read_only_outputs(links, elsewhere, users):
     project = users(0)
     cache = project.path(".dvc/cache")
@@ -149,7 +151,7 @@ def test_two_users_share_a_cache(users, public):
     cache.chmod(0o2775)
     for project in (one, two):
         shutil.rmtree(project.path(".dvc/cache"))
-        for line in block_of_the_readme("cache.shared group"):
+        for line in block_of_the_docs("cache.shared group"):
             if "--relink" in line and project is one:
                 project.ok("dvc", "commit", "--force")  # what is there is in the shared cache
             project.type_in(line.replace("/mnt/large/dvc-cache", str(cache)))
@@ -187,8 +189,8 @@ def add_a_file(project, name):
     return stored_as(project.path(name).read_bytes())
 
 
-def test_gc_keeps_and_frees_what_the_readme_says(project, tmp_path):
-    back, remove, collect = block_of_the_readme("dvc gc --all-branches")
+def test_gc_keeps_and_frees_what_the_docs_say(project, tmp_path):
+    back, remove, collect = block_of_the_docs("dvc gc --all-branches")
     assert remove == "dvc exp remove lower other"
     older = weights_in_cache(project)
     project.set(train__epochs="1")
@@ -220,7 +222,7 @@ def test_gc_keeps_and_frees_what_the_readme_says(project, tmp_path):
 
 
 def test_gc_never_with_cloud_nor_alone_in_a_cache_that_others_share(project, tmp_path):
-    (*_, collect) = block_of_the_readme("dvc gc --all-branches")
+    (*_, collect) = block_of_the_docs("dvc gc --all-branches")
     store = tmp_path / "store"
     project.ok("dvc", "remote", "add", "--default", "store", str(store))
     project.commit("a remote")
@@ -278,12 +280,12 @@ def test_a_large_or_private_corpus_never_enters_git(fresh, tmp_path):
     twice = lines_of([own_texts()[0]])
     fresh.path("data/my_corpus.jsonl").write_bytes(lines_of(own_texts()) + bad + twice)
     fresh.set(validate__on_error="skip")
-    fresh.type_in(*block_of_the_readme("dvc add data/my_corpus.jsonl"))
+    fresh.type_in(*block_of_the_docs("dvc add data/my_corpus.jsonl"))
     fresh.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
     output = fresh.ok("dvc", "repro")
     assert len(ran(output)) == 6
     assert documents(fresh) == sorted(own_texts())
-    assert MARK in fresh.path("data/rejected.jsonl").read_text(encoding="utf-8")
+    assert MARK in fresh.path("data/validated/rejected.jsonl").read_text(encoding="utf-8")
     fresh.commit("our texts")
     fresh.ok("dvc", "exp", "run", "-S", "evaluate.new_tokens=4")
     assert_git_never_saw(fresh, MARK)
@@ -355,8 +357,8 @@ def test_a_folder_or_a_packed_file_in_dvc(name, fresh, tmp_path):
 
 
 def test_a_colleagues_day(project, tmp_path):
-    """Every command is one of the README's."""
-    day = block_of_the_readme("git switch -c bolder")
+    """Every command is one of docs/sharing.md."""
+    day = block_of_the_docs("git switch -c bolder")
     assert [line.split()[:2] for line in day] == [
         ["dvc", "push"],
         ["git", "clone"],
@@ -388,13 +390,63 @@ def test_a_colleagues_day(project, tmp_path):
 
     before = hashes(project)
     difference = project.type_in(look)
-    assert "logs/train.json" in difference
-    assert "logs/evaluate.json" in difference
-    assert str(round(colleague.json("logs/evaluate.json")["tuned"]["bits_per_byte"], 5)) in difference
+    assert str(round(colleague.json("logs/metrics.json")["bits_per_byte"], 5)) in difference
     assert hashes(project) == before
     project.type_in(rest)
     assert hashes(project) == hashes(colleague)
     assert ran(project.ok("dvc", "repro")) == []
+
+
+def test_the_model_alone(project, tmp_path):
+    """Into a folder that is no project of DVC, into one that is, and by the name and version of the artifact."""
+    get, take_over = (line.replace("ADDRESS", str(project.folder)) for line in block_of_the_docs("dvc get"))
+    project.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    project.commit("where the outputs are kept")
+    project.ok("dvc", "push")
+    project.ok("git", "tag", "-a", "finetuned@v1.0.0", "-m", "First")
+    shutil.rmtree(project.path(".dvc/cache"))
+    wanted = sha256_of_tree(project.path("model/finetuned"))
+
+    for name in ("plain", "importing"):
+        (tmp_path / name).mkdir()
+    plain, importing = (Project(tmp_path / name) for name in ("plain", "importing"))
+    plain.type_in(get)
+    assert sha256_of_tree(plain.path("my-gpt2")) == wanted
+    plain.ok("dvc", "artifacts", "get", str(project.folder), "finetuned", "-o", "by-name")
+    assert sha256_of_tree(plain.path("by-name")) == wanted
+    importing.type_in("git init -q && dvc init -q", take_over)
+    assert sha256_of_tree(importing.path("my-gpt2")) == wanted
+    assert importing.path("my-gpt2.dvc").exists()
+
+    # A newer model: the import takes it over when told to, and the tag still names the first.
+    project.set(train__epochs="1")
+    project.ok("dvc", "repro", "train")
+    project.commit("newer")
+    project.ok("dvc", "push")
+    newer = sha256_of_tree(project.path("model/finetuned"))
+    importing.ok("dvc", "update", "my-gpt2.dvc")
+    assert sha256_of_tree(importing.path("my-gpt2")) == newer != wanted
+    plain.type_in(f"{get.replace('my-gpt2', 'first')} --rev finetuned@v1.0.0")
+    assert sha256_of_tree(plain.path("first")) == wanted
+
+
+def test_the_model_alone_where_there_is_none(project, tmp_path):
+    """No remote, nothing pushed, no such model: what DVC says then, docs/troubleshooting.md explains."""
+    get = block_of_the_docs("dvc get")[0].replace("ADDRESS", str(project.folder))
+    shutil.rmtree(project.path(".dvc/cache"))
+    troubleshooting = (HOME / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    elsewhere = Project(tmp_path)
+
+    def told(command, words):
+        assert words in elsewhere.fails(*shlex.split(command))
+        assert f"| `{words}" in troubleshooting
+
+    told(get, "failed to load directory ('model', 'finetuned')")
+    project.ok("dvc", "remote", "add", "--default", "store", str(tmp_path / "store"))
+    project.commit("where the outputs are kept")
+    told(get, "failed to load directory ('model', 'finetuned')")
+    told(get.replace("finetuned", "other"), "unexpected error - ['model/")
+    assert not (tmp_path / "my-gpt2").exists()
 
 
 def newer(template):
@@ -408,9 +460,9 @@ def newer(template):
 
 
 def merged(mine, template):
-    """What a merge of the template said, typed as the README has it; and the README's lines for what follows."""
-    first, merge, *follows = block_of_the_readme("git fetch template")
-    mine.type_in(first.replace("<this repository>", shlex.quote(str(template.folder))))
+    """What a merge of the template said, typed as docs/updating.md has it; and its lines for what follows."""
+    first, merge, *follows = block_of_the_docs("git fetch template")
+    mine.type_in(first.replace("ADDRESS", shlex.quote(str(template.folder))))
     fetch, _, rest = merge.partition(" && ")
     mine.type_in(fetch)
     return mine.run(*shlex.split(rest)).stdout, follows
@@ -419,7 +471,7 @@ def merged(mine, template):
 def test_a_newer_version_of_the_template_is_merged(project, tmp_path):
     mine = project.clone(tmp_path / "mine")
     mine.write_corpus(own_texts())
-    mine.type_in(*block_of_the_readme("dvc add data/my_corpus.jsonl"))
+    mine.type_in(*block_of_the_docs("dvc add data/my_corpus.jsonl"))
     mine.set(train__epochs="1")
     mine.ok("dvc", "repro")
     mine.commit("our texts")
@@ -430,7 +482,7 @@ def test_a_newer_version_of_the_template_is_merged(project, tmp_path):
     assert "data/my_corpus.jsonl deleted in HEAD" in conflicts
     assert MARK not in mine.path("data/my_corpus.jsonl").read_text(encoding="utf-8")  # git has replaced it
     mine.type_in(settle)
-    _, take_back = block_of_the_readme("dvc checkout --force")
+    _, take_back = block_of_the_docs("dvc checkout --force")
     mine.type_in(take_back)
     assert ran(mine.type_in(finish, GIT_EDITOR="true")) == ["evaluate", "report"]
     assert mine.ok("git", "status", "--short") == ""
@@ -451,7 +503,7 @@ def test_a_corpus_in_git_survives_a_newer_sample(project, tmp_path):
     project.commit("newer")
     conflicts, _ = merged(mine, project)
     assert "Merge conflict in data/my_corpus.jsonl" in conflicts
-    take_back, _ = block_of_the_readme("dvc checkout --force")
+    take_back, _ = block_of_the_docs("dvc checkout --force")
     mine.type_in(take_back)
     mine.ok("git", "commit", "-qm", "merged")
     assert mine.path("data/my_corpus.jsonl").read_bytes() == lines_of(own_texts())

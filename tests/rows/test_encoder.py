@@ -5,6 +5,7 @@ import re
 import shutil
 import unicodedata
 from itertools import product
+from types import SimpleNamespace
 
 import layouts
 import pyarrow as pa
@@ -309,3 +310,36 @@ def test_what_ends_a_text_and_stands_in_one_is_to_be_stripped_or_divided_at(proj
     assert "<|endoftext|> stands in the texts, times: 2; read as plain text. Strip it where a text ends" in said
     assert "base.special_tokens" not in said
     assert project.json("logs/tokenize.json")["special_tokens_in_texts"] == {"<|endoftext|>": 2}
+
+
+@pytest.mark.parametrize(
+    ("by_pieces", "told"),
+    [
+        (False, "the base's tokenizer is not of GPT-2's usual kind: it does all the work itself, more slowly"),
+        (True, "by pieces, some ids differ from the base's own tokenizer's: it does all the work"),
+    ],
+)
+def test_a_stage_whose_base_does_the_work_itself_says_so(monkeypatch, capsys, by_pieces, told):
+    base = SimpleNamespace(by_pieces=by_pieces, check=lambda texts: False)
+    monkeypatch.setattr(encoder, "Encoder", lambda folder: base)
+    monkeypatch.setattr(tokenize.splits, "count_documents", lambda folder, split: 1)
+    monkeypatch.setattr(tokenize.splits, "read_documents", lambda folder, split: [{"text": pa.array(["a"])}])
+    assert tokenize._encoder() is base
+    assert capsys.readouterr().out == f"tokenize: {told}\n"
+
+
+@pytest.mark.parametrize(("special_tokens", "told"), [("keep", tokenize._KEPT), ("text", tokenize._READ)])
+def test_what_becomes_of_special_tokens_in_the_texts_is_said(monkeypatch, capsys, special_tokens, told):
+    monkeypatch.setattr(
+        tokenize.files, "read_json", lambda path: dict.fromkeys(("bos_token", "eos_token", "pad_token"), "<e>")
+    )
+    counts = {split: {"rows": 0} for split in tokenize.splits.SPLITS}
+    sizes = {"tokens_per_word": None, "bytes_per_token": 4.0, "characters_per_token": 4.0, "dropped_tokens": 0}
+    figures = counts | sizes | {"special_tokens_in_texts": {"<s>": 2, "<e>": 1}, "vocabulary_fits": True}
+    settings = SimpleNamespace(tokenize=None, base=SimpleNamespace(special_tokens=special_tokens))
+    tokenize._summary(figures, settings)
+    assert capsys.readouterr().out == (
+        "  4.00 bytes and 4.00 characters a token, 0 tokens dropped\n"
+        f"  <s> stands in the texts, times: 2; {told}\n"
+        f"  <e> stands in the texts, times: 1; {tokenize._AROUND}\n"
+    )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from conftest import HOME, make_base, tiny_project
+from conftest import SETTINGS, make_base, tiny_project
 from transformers import GPT2LMHeadModel
 
 from stages.lib.bases import conversion
@@ -16,7 +16,7 @@ WORDS = "Кот смотрел на снег так, будто платил з�
 
 def settings(**changes):
     """The shipped settings for a model of 64 tokens and 2 layers, some of them changed; `a__b=1` is `a.b: 1`."""
-    content = params.load(HOME / "params.yaml").model_dump(by_alias=True)
+    content = params.load(SETTINGS).model_dump(by_alias=True)
     for name, value in {"tokenize__max_length": 64, **changes}.items():
         section, key = name.split("__")
         content[section][key] = value
@@ -53,15 +53,16 @@ def test_a_prompt_may_be_as_long_as_leaves_room_for_one_more_token(tiny_base):
         limits.check(settings(evaluate__prompts=[refused]), tiny_base)
 
 
+@pytest.mark.slow
 def test_a_base_that_sees_eight_tokens_goes_through_the_pipeline(tiny_base, tmp_path):
     project = tiny_project(tmp_path / "project", tiny_base)
     make_base(project.path("model/embedded"), context=8)
-    project.set(tokenize__max_length="8", train__epochs="1", evaluate__new_tokens="200")
-    settings_file = project.path("params.yaml")
-    text = settings_file.read_text(encoding="utf-8")
-    for prompt, short in (("Жил-был", "Кот"), ("Осенью в городе", "Кот "), ("— А скажите, пожалуйста, —", "\\n")):
-        text = text.replace(f'"{prompt}"', f'"{short}"')
-    settings_file.write_text(text, encoding="utf-8")
+    project.set(
+        tokenize__max_length="8",
+        train__epochs="1",
+        evaluate__new_tokens="200",
+        evaluate__prompts='["Кот", "Кот ", "\\n"]',
+    )
     output = project.ok("dvc", "repro")
     assert "evaluate: a context of 8 tokens is too short to show a copy: not tried" in output
     assert "prompt 'Кот ': white space at its end is written by the model" in output
@@ -112,7 +113,8 @@ def test_a_model_that_runs_over_is_one_line(tiny_base, temperature):
         generation.continue_text(model, tokenizer, "Кот", generation.Sampling(5, temperature), 0)
 
 
-def test_scores_that_are_no_numbers_are_one_line(project):
+def test_scores_that_are_no_numbers_are_one_line(inside):
+    project = inside
     model = GPT2LMHeadModel.from_pretrained(project.path("model/finetuned"))
     with torch.no_grad():
         model.transformer.ln_f.weight.fill_(1e38)

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from conftest import HOME, Project, stored_as
+from conftest import CODE, Project, stored_as
 
 PIPELINE = """
 stages:
@@ -20,7 +20,7 @@ CONTENT = {"text": b"a text\n", "folder/one": b"one\n", "folder/two": b"two\n"}
 @pytest.fixture
 def repository(tmp_path):
     """A small repository with a file and a folder in DVC, and a copy that a stage makes of the file."""
-    made = Project(tmp_path / "repository", PYTHONPATH=str(HOME))
+    made = Project(tmp_path / "repository", PYTHONPATH=str(CODE))
     for name, content in CONTENT.items():
         made.path(name).parent.mkdir(parents=True, exist_ok=True)
         made.path(name).write_bytes(content)
@@ -54,7 +54,7 @@ def mend(project):
 
 
 def test_dvc_hands_out_what_is_damaged_and_calls_it_up_to_date(repository):
-    """The trap itself: where DVC mends it, this tool and the README's words on it may go."""
+    """The trap itself: where DVC mends it, this tool and the words of docs/sharing.md on it may go."""
     damage(in_cache(repository, "text"))
     repository.path("copied").unlink()
     repository.ok("dvc", "checkout", "copied")
@@ -115,6 +115,6 @@ def test_a_damaged_list_of_a_folder_goes(repository):
 
 
 def test_outside_a_repository_it_is_one_line(tmp_path):
-    error = Project(tmp_path, PYTHONPATH=str(HOME)).fails("python", "-m", "tools.cache", "mend")
+    error = Project(tmp_path, PYTHONPATH=str(CODE)).fails("python", "-m", "tools.cache", "mend")
     assert error.startswith("error: mend was not done: you are not inside of a DVC repository")
     assert error.count("\n") == 1

@@ -21,6 +21,7 @@ def project(tmp_path):
     return made
 
 
+@pytest.mark.slow
 def test_a_killed_run_goes_on_to_the_same_model(project):
     command = ("python", "-m", "tools.pretrain", "--corpus", "texts.jsonl:3", *SMALL)
     output = project.ok(*command, "--output", "whole")

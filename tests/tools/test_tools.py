@@ -4,13 +4,16 @@ import json
 import math
 import re
 from statistics import mean, stdev
+from types import SimpleNamespace
 
 import pytest
 import torch
 from conftest import TEXTS, copy_project
+from dvc.exceptions import DvcException
 from transformers import AutoTokenizer, GPT2LMHeadModel, pipeline
 
-from tools import seeds
+from stages.lib.common.cli import UserError
+from tools import release, remote, seeds
 
 # Release
 
@@ -51,6 +54,12 @@ def test_before_the_first_run_there_is_nothing_to_release(tmp_path):
     assert "is not there yet: run dvc repro" in project.fails("python", "-m", "tools.release", "build")
 
 
+def test_what_dvc_says_where_it_cannot_tell_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"^dvc status failed: ERROR: .*not inside of a DVC repository"):
+        release.refuse_what_is_out_of_date()
+
+
 # Seeds
 
 
@@ -68,7 +77,7 @@ def row(seed, bits, epochs=3.0, rev="abc", title="A", corpus="h1", code="c1"):
         "data/my.jsonl": corpus,
         "stages/train.py": code,
         "logs/evaluate.json": f"hash of {bits}",
-        "tuned.bits_per_byte": bits,
+        "bits_per_byte": bits,
     }
 
 
@@ -83,10 +92,10 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
         row(1, 1.30, corpus="h2"),
         row(3, float("nan")),  # failed
     ]
-    found = seeds.groups(rows, SETTINGS, ["tuned.bits_per_byte"])
-    values = [group.values("tuned.bits_per_byte") for group in found]
+    found = seeds.groups(rows, SETTINGS, ["bits_per_byte"])
+    values = [group.values("bits_per_byte") for group in found]
     assert values == [[1.20, 1.21, 1.25], [1.10], [1.30]]
-    lines = list(seeds.table(found, ["tuned.bits_per_byte"]))
+    lines = list(seeds.table(found, ["bits_per_byte"]))
     assert lines[0] == "the committed settings (train.seed 1, 2, 42)"
     assert re.search(f"{mean(values[0]):.4f} ±{stdev(values[0]):.4f} from 1.2000 to 1.2500$", lines[1])
     assert lines[2] == "train.epochs=5 (train.seed 1)"
@@ -97,7 +106,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
 def test_the_difference_comes_with_its_standard_error():
     rows = [row(seed, bits) for seed, bits in ((1, 1.2), (2, 1.4), (3, 1.3))]
     rows += [row(seed, bits, epochs=5.0) for seed, bits in ((1, 1.0), (2, 1.1))]
-    *_, last = seeds.table(seeds.groups(rows, SETTINGS, ["tuned.bits_per_byte"]), ["tuned.bits_per_byte"])
+    *_, last = seeds.table(seeds.groups(rows, SETTINGS, ["bits_per_byte"]), ["bits_per_byte"])
     error = math.sqrt(stdev([1.2, 1.4, 1.3]) ** 2 / 3 + stdev([1.0, 1.1]) ** 2 / 2)
     assert last.endswith(f"difference {1.05 - 1.3:+.4f}, standard error {error:.4f}")
 
@@ -105,28 +114,38 @@ def test_the_difference_comes_with_its_standard_error():
 def test_one_run_shows_no_spread_and_says_what_to_do(project):
     output = project.ok("python", "-m", "tools.seeds")
     figure = project.json("logs/evaluate.json")["tuned"]["bits_per_byte"]
-    assert re.search(rf"tuned\.bits_per_byte +{figure:.4f}\n", output)
+    assert re.search(rf"bits_per_byte +{figure:.4f}\n", output)
     assert "One seed each shows no spread: dvc exp run --queue" in output
 
 
 def test_a_metric_that_is_not_there_is_one_line(project):
-    assert "no finished run has any of tuned.nonsense" in project.fails(
-        "python", "-m", "tools.seeds", "--metrics", "tuned.nonsense"
+    assert "no finished run has any of nonsense" in project.fails(
+        "python", "-m", "tools.seeds", "--metrics", "nonsense"
     )
+
+
+def test_experiments_that_dvc_cannot_show_are_one_line(monkeypatch):
+    def fail():
+        raise DvcException("no")
+
+    monkeypatch.setattr(seeds, "exp_show", fail)
+    monkeypatch.setattr("sys.argv", ["seeds"])
+    with pytest.raises(UserError, match=r"^DVC cannot show the experiments: no$"):
+        seeds.main()
 
 
 @pytest.mark.slow
 def test_seeds_of_real_experiments(project):
     project.ok("dvc", "exp", "run", "--queue", "-S", "train.seed=1,2", "-S", "train.epochs=1")
     project.ok("dvc", "exp", "run", "--run-all")
-    output = project.ok("python", "-m", "tools.seeds", "--metrics", "tuned.bits_per_byte")
+    output = project.ok("python", "-m", "tools.seeds", "--metrics", "bits_per_byte")
     shown = json.loads(project.ok("dvc", "exp", "show", "--json"))
     figures = {}
     for baseline in shown:
         for experiment in baseline.get("experiments") or []:
             data = experiment["revs"][0]["data"]
             seed = data["params"]["params.yaml"]["data"]["train"]["seed"]
-            figures[seed] = data["metrics"]["logs/evaluate.json"]["data"]["tuned"]["bits_per_byte"]
+            figures[seed] = data["metrics"]["logs/metrics.json"]["data"]["bits_per_byte"]
     assert sorted(figures) == [1, 2]
     assert "train.epochs=1 (train.seed 1, 2)" in output
     assert f"{mean(figures.values()):.4f} ±{stdev(figures.values()):.4f}" in output
@@ -136,12 +155,12 @@ def test_seeds_of_real_experiments(project):
 
 
 @pytest.mark.parametrize("window", [64, 17])
-def test_perplexity_is_that_of_transformers_window_by_window(project, tiny_base, tmp_path, window):
+def test_perplexity_is_that_of_transformers_window_by_window(inside, tiny_base, tmp_path, window):
     text = "\n\n".join(TEXTS * 3)
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
-    output = project.ok(
+    output = inside.ok(
         *("python", "-m", "tools.perplexity", str(tmp_path / "text.txt"), "--window", str(window)),
-        *("--model", str(project.path("model/base"))),
+        *("--model", str(inside.path("model/base"))),
     )
     model = GPT2LMHeadModel.from_pretrained(tiny_base).double().eval()
     ids = AutoTokenizer.from_pretrained(tiny_base)(text, add_special_tokens=False, return_tensors="pt")["input_ids"]
@@ -165,12 +184,23 @@ def test_perplexity_is_that_of_transformers_window_by_window(project, tiny_base,
         (["missing.txt"], "missing.txt cannot be read"),
         (["bad.txt"], "bad.txt is not UTF-8 from byte 2 on"),
         (["short.txt"], "there is nothing to predict"),
-        (["good.txt", "--window", "65"], "the model sees from 2 to 64 tokens"),
+        (["good.txt", "--window", "65", "--model", "model/base"], "the model sees from 2 to 64 tokens"),
         (["good.txt", "--model", "nowhere"], "nowhere holds no model yet"),
     ],
 )
-def test_a_mistake_is_one_clear_line(project, arguments, expected):
-    project.path("bad.txt").write_bytes(b"ab\xff")
-    project.path("short.txt").write_text("a")
-    project.path("good.txt").write_text("abc abc")
-    assert expected in project.fails("python", "-m", "tools.perplexity", *arguments).splitlines()[-1]
+def test_a_mistake_is_one_clear_line(inside, arguments, expected):
+    inside.path("bad.txt").write_bytes(b"ab\xff")
+    inside.path("short.txt").write_text("a")
+    inside.path("good.txt").write_text("abc abc")
+    assert expected in inside.fails("python", "-m", "tools.perplexity", *arguments).splitlines()[-1]
+
+
+# Remotes
+
+
+def test_outputs_that_the_remote_does_not_take_are_counted(monkeypatch, tmp_path):
+    monkeypatch.setattr(remote, "listable", lambda repo, name: None)
+    cloud = SimpleNamespace(push=lambda outputs, remote: SimpleNamespace(failed={"a", "b"}))
+    repo = SimpleNamespace(stage_cache=SimpleNamespace(cache_dir=tmp_path), cloud=cloud)
+    with pytest.raises(UserError, match=r"^2 files could not be pushed: repeat the command$"):
+        remote.push_runs(repo, None)

@@ -1,8 +1,14 @@
 """A run's curves and samples in TensorBoard, read back as TensorBoard reads them."""
 
+import shutil
+import subprocess
+
+import pytest
+from conftest import SETTINGS
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from stages.lib.training.board import Board
+from stages.lib.common import params
+from stages.lib.training.board import Board, what_differs
 
 ONE, OTHER = "a" * 64, "b" * 64
 
@@ -14,6 +20,51 @@ def drawn(parent, name, steps, fingerprint=ONE, start=0):
     board.samples(steps[-1], ["слово " * 40 + "\n# no heading\n\nконец"])
     board.close()
     return EventAccumulator(str(parent / board.name)).Reload()
+
+
+@pytest.fixture
+def committed(tmp_path, monkeypatch):
+    """A repository whose last commit has the settings as they ship."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(SETTINGS, tmp_path)
+    for command in (["init", "-q"], ["add", "."], ["-c", "user.name=T", "-c", "user.email=t@t", "commit", "-qm", "x"]):
+        subprocess.run(["git", *command], check=True)
+    return tmp_path
+
+
+def settings(**sections):
+    content = params.load(SETTINGS).model_dump(by_alias=True)
+    for section, values in sections.items():
+        content[section] |= values
+    return params.Params.model_validate(content)
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, ""),
+        ({"train": {"epochs": 5, "learning_rate": 5e-5}}, "epochs=5 learning_rate=5e-05"),
+        ({"base": {"hub": "openai-community/gpt2"}, "report": {"language": "ru"}}, "hub=openai-community_gpt2"),
+        ({"corpus": {"path": "data/" + "х" * 300}}, "path=data_" + "х" * 70),
+    ],
+    ids=["nothing", "two", "a slash", "long"],
+)
+def test_a_run_is_told_by_the_settings_that_are_not_those_of_the_last_commit(committed, changes, expected):
+    assert what_differs(settings(**changes)) == expected
+
+
+def test_without_git_nothing_differs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert what_differs(settings(train={"epochs": 5})) == ""
+    monkeypatch.setenv("PATH", "")  # nor is it installed
+    assert what_differs(settings(train={"epochs": 5})) == ""
+
+
+def test_a_run_that_goes_on_finds_its_folder_by_the_fingerprint(tmp_path):
+    for step, differs in ((0, "epochs=5"), (2, "epochs=5 seed=1"), (3, "")):
+        Board(tmp_path, "run", ONE, step, differs).close()
+    assert [path.name for path in tmp_path.iterdir()] == ["run-aaaaaaaa"]
+    assert len(list(tmp_path.glob("*/events*"))) == 3
 
 
 def steps_of(events):

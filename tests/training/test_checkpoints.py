@@ -9,7 +9,7 @@ from tiny_training import train
 from stages.lib.common import files
 from stages.lib.common.cli import UserError
 from stages.lib.model import scoring
-from stages.lib.training import checkpoints
+from stages.lib.training import checkpoints, environment
 from stages.lib.training.interruption import Interruption
 
 
@@ -205,3 +205,66 @@ def test_two_trainers_never_share_a_run(tmp_path, monkeypatch):
         checkpoints.Run("a" * 64).started(Interruption()),
     ):
         pass
+
+
+def test_compiled_modules_are_no_part_of_what_a_run_is(tmp_path, monkeypatch):
+    """They differ from copy to copy, and another version of Python adds its own: a run would not be found again."""
+    monkeypatch.chdir(tmp_path)
+    code = tmp_path / "code"
+    (code / "__pycache__").mkdir(parents=True)
+    (code / "module.py").write_text("VALUE = 1\n")
+    (tmp_path / "dvc.yaml").write_text("stages:\n  train:\n    deps: [code]\n")
+    before = environment.fingerprint("train")
+    (code / "__pycache__/module.cpython-311.pyc").write_bytes(b"compiled")
+    assert environment.fingerprint("train") == before
+    (code / "module.py").write_text("VALUE = 2\n")
+    assert environment.fingerprint("train") != before
+
+
+def test_best_weights_are_those_of_the_checkpoint_by_a_second_name(two_checkpoints):
+    steps = checkpoints_of(two_checkpoints)
+    for step in steps:
+        kept, written = (two_checkpoints / f"{name}-{step}/model.safetensors" for name in ("best", "checkpoint"))
+        assert kept.samefile(written)
+
+
+def copy_of(folder, place):
+    run = checkpoints.Run("test")
+    run.folder = shutil.copytree(folder, place / "run")
+    return run
+
+
+def test_where_files_have_one_name_best_weights_are_copied(two_checkpoints, tmp_path, monkeypatch):
+    def refuse(source, name):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("os.link", refuse)
+    run = copy_of(two_checkpoints, tmp_path)
+    newest, _ = checkpoints_of(run.folder)
+    run.keep_best(newest)
+    kept, written = run.best(newest), run.folder / f"checkpoint-{newest}"
+    assert not (kept / "model.safetensors").samefile(written / "model.safetensors")
+    hashes = files.sha256_of_tree(kept)
+    assert hashes.keys() == {"config.json", "generation_config.json", "model.safetensors"}
+    assert hashes.items() <= files.sha256_of_tree(written).items()
+
+
+def test_best_weights_that_are_as_they_were_are_not_hashed_with_each_checkpoint(two_checkpoints, tmp_path, monkeypatch):
+    run = copy_of(two_checkpoints, tmp_path)
+    newest, older = checkpoints_of(run.folder)
+    run.keep_best(older)
+    hashed, sha256 = [], files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: hashed.append(path) or sha256(path))
+    checkpoint = run.folder / f"checkpoint-{newest}"
+    run.seal(checkpoint, older)
+    assert hashed
+    assert all(path.is_relative_to(checkpoint) for path in hashed)
+    monkeypatch.undo()
+    assert files.read_json(checkpoint / "manifest.json")["best"] == files.sha256_of_tree(run.best(older))
+    assert run.latest() == checkpoint
+    # What was damaged meanwhile is found, as the hashes are of what was written.
+    damaged = run.best(older) / "config.json"
+    damaged.unlink()  # not by both names
+    damaged.write_text("{}")
+    run.seal(checkpoint, older)
+    assert run.latest() != checkpoint

@@ -15,21 +15,35 @@ import time
 import psutil
 import pytest
 import torch
-from conftest import HOME, ONE_THREAD, TEXTS, Project, environment, hashes, make_base
+from conftest import CODE, ONE_THREAD, TEXTS, Project, environment, hashes, make_base
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2LMHeadModel
 
 from stages import train
 from stages.lib.common import files, params
 from stages.lib.common.cli import Stopped
-from stages.lib.model import scoring
+from stages.lib.model import scoring, threads
+from stages.lib.processes import failpoints
 from stages.lib.rows import packing
-from stages.lib.training import checkpoints, failpoints
+from stages.lib.training import checkpoints
 from stages.lib.training.interruption import Interruption
 
 EVERY_STEP_IS_TOLD = {"train__logging_steps": "1", "train__save_steps": "1000"}
 # Long enough to be killed often, and a checkpoint so often that many kills hit one.
-MANY_CHECKPOINTS = {"train__epochs": "12", "train__save_steps": "2", "train__logging_steps": "1"}
+MANY_CHECKPOINTS = {
+    "train__epochs": "12",
+    "train__save_steps": "2",
+    "train__logging_steps": "1",
+    "train__gradient_accumulation_steps": "2",
+}
+
+
+@pytest.fixture(autouse=True)
+def a_hang_up_is_heard():
+    """Under nohup it is ignored, and by all that is started from here."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
 
 
 def fresh_copy(project, folder):
@@ -66,6 +80,14 @@ def undisturbed(due, tmp_path_factory):
 @pytest.fixture
 def project(due, tmp_path):
     return fresh_copy(due, tmp_path / "project")
+
+
+def assert_same_outputs(project, undisturbed):
+    """Byte by byte; the report, which says how many processes there were, made with the other's settings."""
+    if project.path("params.yaml").read_bytes() != undisturbed.path("params.yaml").read_bytes():
+        shutil.copyfile(undisturbed.path("params.yaml"), project.path("params.yaml"))
+        project.ok("python", "-m", "stages.report")
+    assert hashes(project) == hashes(undisturbed)
 
 
 class Running:
@@ -216,6 +238,17 @@ def test_a_stop_in_mid_validation_comes_before_its_next_batch(project, monkeypat
     assert len(calls) == 3
 
 
+def test_a_run_that_ends_early_says_so(project, monkeypatch, capsys):
+    monkeypatch.chdir(project.folder)
+    settings = params.load().train.model_copy(update={"patience": 1, "learning_rate": 1e-12})
+    run = checkpoints.Run("early")
+    run.folder.mkdir(parents=True)
+    train._train(settings, run, torch.device("cpu"), Interruption())
+    assert re.search(
+        r"^train: ended early, 1 validation after the best one, of step \d+$", capsys.readouterr().out, re.M
+    )
+
+
 def test_ctrl_c_in_a_terminal_leaves_it_tidy(project):
     process, terminal, trainer, shown = in_a_terminal(project)
     os.write(terminal, b"\x03")
@@ -311,7 +344,7 @@ cli.run(main)
 
 
 def test_a_signal_to_the_whole_group_is_named_though_its_dvc_was_seen_to_be_gone_before():
-    done = subprocess.run([sys.executable, "-c", GONE_AND_SIGNALLED], cwd=HOME, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", GONE_AND_SIGNALLED], cwd=CODE, capture_output=True, text=True)
     assert done.stderr == "error: stopped at step 3 (SIGHUP): the same command goes on from there\n"
     assert done.returncode == 128 + signal.SIGHUP
 
@@ -327,7 +360,7 @@ def test_a_signal_to_the_whole_group_is_named_though_its_dvc_was_seen_to_be_gone
 )
 def test_a_second_signal_ends_it_at_once(first, second, expected):
     """In the middle of a step that takes ten minutes, so that it cannot be over before."""
-    running = subprocess.Popen([sys.executable, "-c", LONG_STEP], cwd=HOME, stdout=subprocess.PIPE, text=True)
+    running = subprocess.Popen([sys.executable, "-c", LONG_STEP], cwd=CODE, stdout=subprocess.PIPE, text=True)
     assert running.stdout.readline() == "at work\n"
     running.send_signal(first)
     assert running.stdout.readline() == "noted\n"
@@ -347,13 +380,23 @@ def test_out_of_memory_is_one_line_that_says_what_to_lower(project):
     assert re.match(r"error: out of memory: .* train.batch_size.* tokenize.max_length.* smaller base", line)
 
 
-def test_a_full_disk_is_one_line_leaves_the_checkpoint_before_and_is_gone_on_from(project, undisturbed, tmp_path):
-    """In a mount namespace of its own, the folder of the checkpoints is a disk with room for little more than one."""
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_full_disk_is_one_line_leaves_the_checkpoint_before_and_is_gone_on_from(
+    project, due, undisturbed, tmp_path, processes
+):
+    """In a mount namespace of its own, the folder of the checkpoints is a disk that others fill after the first one."""
+    if processes > 1:
+        project.set(train__processes=str(processes))
+        undisturbed = fresh_copy(due, tmp_path / "undisturbed")
+        undisturbed.set(train__gradient_accumulation_steps=str(processes))
+        undisturbed.ok("dvc", "repro")
     kept = tmp_path / "kept"
     kept.mkdir()
     script = (
-        "mkdir -p model/checkpoints && mount -t tmpfs -o size=700k tmpfs model/checkpoints && "
-        f"{sys.executable} -m stages.train; status=$?; cp -r model/checkpoints/. {kept}; exit $status"
+        "mkdir -p model/checkpoints && mount -t tmpfs -o size=20m tmpfs model/checkpoints || exit 9; "
+        "(until ls model/checkpoints/*/checkpoint-*/manifest.json; do sleep 0.02; done; "
+        "head -c 30m /dev/zero >model/checkpoints/others) >/dev/null 2>&1 & "
+        f"{sys.executable} -m stages.train; status=$?; cp -r model/checkpoints/*/ {kept}; exit $status"
     )
     own_namespace = ["unshare", "--mount"] if os.getuid() == 0 else ["unshare", "--mount", "--map-root-user"]
     error = project.fails(*own_namespace, "sh", "-c", script)
@@ -364,7 +407,7 @@ def test_a_full_disk_is_one_line_leaves_the_checkpoint_before_and_is_gone_on_fro
     assert not list(run.rglob(".*.partial"))
     shutil.copytree(kept, project.path("model/checkpoints"), dirs_exist_ok=True)
     assert f"goes on from {checkpoint.name}\n" in project.ok("dvc", "repro")
-    assert hashes(project) == hashes(undisturbed)
+    assert_same_outputs(project, undisturbed)
 
 
 def test_a_forced_repro_trains_again_from_the_start(reproduced, tmp_path):
@@ -416,21 +459,71 @@ def skipped(output):
     return int(found[1]) if found else 0
 
 
-@pytest.mark.slow
-def test_a_kill_between_any_two_writes_changes_no_byte(long_due, long_undisturbed, tmp_path, proofs):
+@pytest.fixture
+def on_two(long_due, tmp_path):
+    """The same training, to be done by two processes."""
     project = fresh_copy(long_due, tmp_path / "project")
-    for name in failpoints.NAMES:
-        running = Running(project, "dvc", "repro", "train", FAILPOINT=name)
-        output, status = running.end()
-        assert status != 0, f"nothing was killed at {name}"
-        assert re.search("exited with (-9|137)", output), output  # 137: as a shell in between says it
-        proofs(f"killed at '{name}', step {last_step(output)}, begun at step {skipped(output)}")
-    # Its model delivered, a run is never resumed.
-    output = project.ok("dvc", "repro")
-    assert "goes on from" not in output
-    assert hashes(project) == hashes(long_undisturbed)
+    project.set(train__processes="2", train__gradient_accumulation_steps="1")
+    return project
+
+
+def check_as_undisturbed(project, undisturbed):
+    assert_same_outputs(project, undisturbed)
     check_curves(project)
     assert not half_written(project)
+
+
+@pytest.mark.slow
+def test_a_kill_between_any_two_writes_changes_no_byte(on_two, long_undisturbed, proofs):
+    """The second process writes nothing: to the disk it is the same whether both are killed or the first one."""
+    for name in failpoints.NAMES:
+        output, status = Running(on_two, "python", "-m", "stages.train", FAILPOINT=name).end()
+        assert status == -signal.SIGKILL, f"nothing was killed at {name}: {output}"
+        proofs(f"killed at '{name}', step {last_step(output)}, begun at step {skipped(output)}")
+    # Its model delivered, a run is never resumed.
+    assert "goes on from" not in on_two.ok("dvc", "repro")
+    check_as_undisturbed(on_two, long_undisturbed)
+
+
+@pytest.mark.slow
+def test_a_kill_of_the_other_process_between_any_two_writes_changes_no_byte(on_two, long_undisturbed, proofs):
+    """Up to the last checkpoint: while the first one hands over the model, nobody needs the other."""
+    for name in failpoints.NAMES[: failpoints.NAMES.index("output model written")]:
+        running = Running(on_two, "python", "-m", "stages.train", HOLDPOINT=name)
+        first = held(on_two)
+        (follower,) = first.children()
+        follower.kill()
+        go_on(first)
+        output, status = running.end()
+        assert (status, "Traceback" in output) == (1, False), f"at {name}: {output}"
+        assert "error: process 2 of 2 was ended by SIGKILL: run the same command again" in output
+        proofs(f"killed at '{name}', step {last_step(output)}, begun at step {skipped(output)}")
+    assert "goes on from" in on_two.ok("dvc", "repro")
+    check_as_undisturbed(on_two, long_undisturbed)
+
+
+@pytest.mark.slow
+def test_a_run_goes_on_with_another_number_of_threads_to_the_same_bytes(due, tmp_path):
+    """Where they matter, the run goes on with those it began with; elsewhere any number does.
+
+    That none matters in float32, test_threads holds.
+    """
+    precision = "bfloat16"
+    disturbed = fresh_copy(due, tmp_path / "disturbed")
+    disturbed.set(train__precision=precision)
+    several = {"OMP_NUM_THREADS": "3", "MKL_DYNAMIC": "FALSE"}  # else MKL makes it no more than there are cores
+    copied = fresh_copy(disturbed, tmp_path / "undisturbed").folder
+    undisturbed = Project(copied, **several)
+    if not threads.matter(torch.device("cpu"), precision):
+        undisturbed.env |= ONE_THREAD
+    running = Running(disturbed, "dvc", "repro", "train", **several, HOLDPOINT="step taken:15")
+    trainer = held(disturbed)
+    trainer.send_signal(signal.SIGTERM)
+    go_on(trainer)
+    assert "steps on cpu, 3 threads\n" in running.end()[0]
+    assert "goes on from checkpoint-15\n" in disturbed.ok("dvc", "repro")
+    undisturbed.ok("dvc", "repro")
+    assert hashes(disturbed) == hashes(undisturbed)
 
 
 @pytest.mark.slow
@@ -438,7 +531,7 @@ def test_kills_at_random_moments_change_no_byte(long_due, long_undisturbed, tmp_
     project = fresh_copy(long_due, tmp_path / "project")
     random.seed(0)
     inside_a_save, killed_at, again = 0, 0, 0
-    whom = ["stage", "dvc", "group"] * 8
+    whom = ["stage", "dvc", "group"] * 4
     for number, victim in enumerate(whom):
         running = Running(project, "dvc", "repro", "train")
         assert running.read_until(r"train: .* steps on"), running.end()
@@ -508,6 +601,18 @@ def test_queued_experiments_go_on_too(long_due, long_undisturbed, tmp_path):
     project.ok("dvc", "queue", "stop", "--kill")
     project.ok("dvc", "exp", "apply", "second")
     assert hashes(project) == hashes(long_undisturbed)
+
+
+@pytest.mark.slow
+def test_a_queue_that_is_killed_takes_its_trainer_along(long_due, tmp_path):
+    project = fresh_copy(long_due, tmp_path / "project")
+    project.commit("settings")
+    project.ok("dvc", "exp", "run", "--queue", "-S", "train.epochs=1000")
+    project.ok("sh", "-c", f"{sys.executable} -m dvc queue start > /dev/null 2>&1")
+    wait_for(lambda: any(path.read_text() for path in project.path("model/checkpoints").glob("*/lock")))
+    trainer = psutil.Process(trainer_of(project))
+    project.ok("dvc", "queue", "stop", "--kill")
+    wait_for(lambda: not trainer.is_running() or trainer.status() == psutil.STATUS_ZOMBIE, seconds=30)
 
 
 @pytest.mark.slow

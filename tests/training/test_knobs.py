@@ -3,21 +3,24 @@
 import copy
 import math
 import os
+from types import SimpleNamespace
 
 import pytest
 import torch
 from pydantic import ValidationError
 from safetensors import safe_open
-from tiny_training import SETTINGS, same_weights, train
-from torch.nn.functional import cross_entropy
+from tiny_training import SETTINGS, of_rows, same_weights, train
+from torch.nn.functional import cross_entropy, pad
 from transformers import GPT2LMHeadModel
 
 from stages import train as train_stage
 from stages.lib.common import params
 from stages.lib.common.cli import UserError
-from stages.lib.model import adapters, devices, loss, models, scoring, trainable
+from stages.lib.model import devices, loss, models, processor, scoring, threads, trainable
+from stages.lib.processes.group import ALONE
 from stages.lib.rows import batches
 from stages.lib.training import environment, plan, trainer
+from stages.lib.training.record import Record
 
 
 class Killed(Exception):
@@ -42,9 +45,10 @@ class Killed(Exception):
         {"lora_rank": 4},
         {"lora_rank": 4, "dropout": 0.3, "keep": "last"},
         {"precision": "bfloat16"},
+        {"memory": "small"},
         {"attention": "eager"},
         {"loader_workers": 1},
-        {"compile": True},
+        pytest.param({"compile": True}, marks=pytest.mark.slow),
     ],
     ids=lambda changes: ",".join(f"{name}={value}" for name, value in changes.items()),
 )
@@ -87,9 +91,12 @@ def lengths(values):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
-@pytest.mark.parametrize("logits_at_once", [1, 320 * 7, 2**25])
-def test_the_chunked_loss_and_its_gradients_are_the_plain_ones(tiny_base, rows, monkeypatch, logits_at_once, smoothing):
+@pytest.mark.parametrize(("logits_at_once", "filled"), [(1, 0), (320 * 7, 0), (2**25, 0), (320 * 7, 50)])
+def test_the_chunked_loss_and_its_gradients_are_the_plain_ones(
+    tiny_base, rows, monkeypatch, logits_at_once, filled, smoothing
+):
     monkeypatch.setattr(loss, "_LOGITS_ON_CPU", logits_at_once)
+    monkeypatch.setattr(loss, "_filled", lambda matrix: pad(matrix, (0, 0, 0, filled)))  # as on a card
     batch = batches.collate([rows[index] for index in range(6)])
     ours = models.load(tiny_base)
     summed, nats = loss.summed_nats(ours, **batch, smoothing=smoothing)
@@ -102,7 +109,7 @@ def test_the_chunked_loss_and_its_gradients_are_the_plain_ones(tiny_base, rows, 
     (expected / 100).backward()
     assert summed.item() == pytest.approx(expected.item(), rel=1e-6)
     assert nats.item() == pytest.approx(cross_entropy(logits, targets, reduction="sum").item(), rel=1e-6)
-    assert nats.item() == pytest.approx(scoring.next_token_nats(ours, **batch).double().sum().item(), rel=1e-6)
+    assert nats.item() == pytest.approx(scoring.next_token_nats(ours, **of_rows(batch)).double().sum().item(), rel=1e-6)
     truth = dict(plain.named_parameters())
     errors = [parameter.grad.double() - truth[name].grad for name, parameter in ours.named_parameters()]
     assert lengths(errors) < 1e-6 * lengths([parameter.grad for parameter in plain.parameters()])
@@ -140,18 +147,33 @@ def test_lora_trains_small_matrices_alone_and_merges_into_an_ordinary_model(tiny
         with safe_open(next(folder.glob("*.safetensors")), "pt") as weights:
             assert all("lora_" in name for name in weights.keys())  # noqa: SIM118
     batch = batches.collate([rows[0]])
-    adapted_nats = scoring.next_token_nats(done.model.eval(), **batch)
+    adapted_nats = scoring.next_token_nats(done.model.eval(), **of_rows(batch))
     ordinary = merged(done)
     assert type(ordinary) is GPT2LMHeadModel
     assert set(ordinary.state_dict()) == set(models.load(tiny_base).state_dict())
-    assert torch.allclose(scoring.next_token_nats(ordinary.eval(), **batch), adapted_nats, atol=1e-4)
+    assert torch.allclose(scoring.next_token_nats(ordinary.eval(), **of_rows(batch)), adapted_nats, atol=1e-4)
+
+
+def test_how_little_lora_trains_is_said_in_digits_enough(tiny_base, capsys):
+    settings = params.Train(**SETTINGS | {"lora_rank": 1})
+    prepared = SimpleNamespace(
+        args=SimpleNamespace(device=torch.device("cpu"), learning_rate=1e-3),
+        model=trainable.load(tiny_base, settings, "sdpa", None),
+        train_dataset=[],
+        group=ALONE,
+    )
+    some = SimpleNamespace(steps=1, batches=1, logging_steps=100, reasons="", name="")
+    train_stage._say_what_is_to_come(settings, prepared, some, some, some, "")
+    trained = models.parameters(prepared.model, trained=True)
+    assert 0 < trained < 2000
+    assert f"(0.00{round(trained / 1000)} M trained)" in capsys.readouterr().out
 
 
 def test_dropout_of_lora_is_in_what_the_adapters_add(tiny_base):
     """In a model whose own dropout is off, so that all that is dropped is dropped on the way into the adapters."""
     ids = torch.arange(20)[None]
     for dropout in (0.0, 0.5):
-        adapted = adapters.attach(models.load(tiny_base), rank=4, alpha=16, dropout=dropout).train()
+        adapted = trainable.attach(models.load(tiny_base), rank=4, alpha=16, dropout=dropout).train()
         with torch.no_grad():
             for name, parameter in adapted.named_parameters():
                 if "lora_B" in name:  # it begins as zero, and adds nothing
@@ -177,14 +199,29 @@ def test_one_card_alone_is_used_among_several(tiny_base, rows, tmp_path, monkeyp
     assert {len(batch["input_ids"]) for batch in done.batches[:-1]} == {SETTINGS["batch_size"]}
 
 
-def test_threads_are_part_of_what_a_run_depends_on():
-    threads = torch.get_num_threads()
+def test_a_run_goes_on_with_the_threads_that_it_began_with(capsys):
+    before = torch.get_num_threads()
     try:
-        for number in (1, 2, 3):
-            torch.set_num_threads(number)
-            assert environment.describe(torch.device("cpu"))["threads"] == number
+        torch.set_num_threads(2)
+        begun = Record()
+        train_stage._keep_threads(begun)
+        assert (begun.threads, capsys.readouterr().out) == (2, "")
+        torch.set_num_threads(1)
+        train_stage._keep_threads(begun)
+        assert torch.get_num_threads() == begun.threads == 2
+        assert "2 threads, as the run began with, not 1" in capsys.readouterr().out
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(before)
+
+
+def test_what_a_run_depends_on_is_no_more_of_the_processor_than_changes_bytes(monkeypatch):
+    described = {}
+    for matters in (False, True):
+        monkeypatch.setattr(threads, "matter", lambda *given, matters=matters: matters)
+        described[matters] = environment.describe(torch.device("cpu"), "float32")
+    assert described[False] | {"processor": processor.kind()} == described[True]
+    assert described[False]["processor"] == processor.vendor()
+    assert "threads" not in described[True]
 
 
 @pytest.mark.parametrize("wanted", [True, False])
@@ -192,10 +229,10 @@ def test_deterministic_kernels_are_used_on_a_card_as_set(project, monkeypatch, w
     class Reached(Exception):
         pass
 
-    def describe(device):
+    def describe(*given):
         raise Reached
 
-    project.set(train__deterministic=str(wanted).lower())
+    project.set(train__deterministic=str(wanted).lower(), train__precision="float32")
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr(devices, "choose", lambda: torch.device("cuda"))
     monkeypatch.setattr(environment, "describe", describe)
@@ -227,11 +264,14 @@ def test_a_combination_that_makes_no_sense_is_refused(changes, expected):
         params.Train(**{**SETTINGS, **changes})
 
 
-def test_compiling_without_a_compiler_is_refused(monkeypatch):
-    monkeypatch.setattr(devices.shutil, "which", lambda name: None)
-    settings = params.Train(**{**SETTINGS, "compile": True})
-    with pytest.raises(UserError, match=r"train.compile: true needs a C\+\+ compiler"):
-        devices.choose_speed(settings, torch.device("cpu"), 10)
+def test_with_dropout_or_compiled_attention_goes_over_whole_rows():
+    cpu = torch.device("cpu")
+    for changes in ({"dropout": 0.1}, {"compile": True}):
+        assert devices.choose_speed(params.Train(**{**SETTINGS, **changes}), cpu, 10).attention == "sdpa"
+    chosen = devices.choose_speed(params.Train(**{**SETTINGS, "attention": "sdpa"}), cpu, 10)
+    assert "attention sdpa (as set)" in chosen.reasons
+    with pytest.raises(UserError, match=r"train.attention: documents has no dropout"):
+        devices.choose_speed(params.Train(**{**SETTINGS, "attention": "documents", "dropout": 0.1}), cpu, 10)
 
 
 def test_auto_is_ten_times_higher_with_lora():
@@ -241,17 +281,19 @@ def test_auto_is_ten_times_higher_with_lora():
 @pytest.mark.parametrize(
     ("kind", "in_hardware", "steps", "expected"),
     [
-        ("cpu", True, 5000, ("bfloat16", False)),
-        ("cpu", False, 5000, ("float32", False)),
-        ("cuda", True, 5000, ("bfloat16", True)),
-        ("cuda", True, 100, ("bfloat16", False)),
+        ("cpu", True, 5000, ("bfloat16", False, "documents")),
+        ("cpu", False, 5000, ("float32", False, "documents")),
+        ("cuda", True, 5000, ("bfloat16", True, "sdpa")),
+        ("cuda", True, 100, ("bfloat16", False, "sdpa")),
     ],
 )
 def test_what_auto_chooses_is_said_with_its_reason(monkeypatch, kind, in_hardware, steps, expected):
     monkeypatch.setattr(devices, "computes_in_bfloat16", lambda device: in_hardware)
+    monkeypatch.setattr(devices, "works_on", lambda device, width: False)
+    monkeypatch.setattr(devices.shutil, "which", lambda name: f"/usr/bin/{name}")
     settings = params.Train(**{**SETTINGS, "precision": "auto"})
     chosen = devices.choose_speed(settings, torch.device(kind), steps)
-    assert (chosen.precision, chosen.compile, chosen.attention, chosen.loader_workers) == (*expected, "sdpa", 0)
+    assert (chosen.precision, chosen.compile, chosen.attention, chosen.loader_workers) == (*expected, 0)
     assert chosen.reasons.startswith(f"precision {expected[0]} (the hardware ")
     given = params.Train(**{**SETTINGS, "precision": "float32", "compile": True, "loader_workers": 2})
     chosen = devices.choose_speed(given, torch.device(kind), steps)

@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny_training import same_weights, train
+from tiny_training import of_rows, same_weights, train
 from transformers import GPT2LMHeadModel, TrainerCallback
 
-from stages.lib.common.cli import UserError
+from stages.lib.common.cli import Stopped, UserError
 from stages.lib.model import generation, loss, models, scoring
+from stages.lib.processes.group import Group
 from stages.lib.rows import batches, tokens
+from stages.lib.training.interruption import Interruption
 from stages.lib.training.record import Record
 
 
@@ -91,7 +93,7 @@ def test_a_point_of_the_curve_is_a_total_over_the_steps_since_the_last(tiny_base
         group = done.batches[start : point["step"]]
         start = point["step"]
         with torch.no_grad():
-            nats = sum(scoring.next_token_nats(model, **batch).double().sum().item() for batch in group)
+            nats = sum(scoring.next_token_nats(model, **of_rows(batch)).double().sum().item() for batch in group)
         labels = [int((batch["labels"] != scoring.IGNORE).sum()) for batch in group]
         counts.update(labels)
         assert point["loss"] == pytest.approx(nats / sum(labels), rel=1e-5)
@@ -279,11 +281,12 @@ def test_training_on_short_documents_teaches_the_model_to_end_them(tiny_base, ro
 def test_samples_in_mid_training_leave_mode_and_random_states_as_they_were(tiny_base):
     model, tokenizer = models.load(tiny_base, 0.5).train(), tokens.Tokenizer(tiny_base)
     state = torch.get_rng_state()
-    texts = generation.openings(model, tokenizer, 3, 20, lambda: None)
+    given = model, tokenizer, 3, generation.Sampling(20), lambda: None
+    texts = generation.by_itself(*given)
     assert torch.equal(torch.get_rng_state(), state)
     assert model.training
-    assert texts == generation.openings(model, tokenizer, 3, 20, lambda: None)
-    assert len(set(texts)) == 3
+    assert texts == generation.by_itself(*given)
+    assert len({one.text for one in texts}) == 3
 
 
 def breaking_down(monkeypatch, at, change):
@@ -318,6 +321,8 @@ def test_a_gradient_that_is_not_finite_does_so_too(tiny_base, rows, tmp_path, mo
 def test_a_validation_that_is_not_finite_stops_the_run(tiny_base, rows, tmp_path):
     with pytest.raises(UserError, match="the validation loss is not finite at step 7"):
         train(tiny_base, rows, tmp_path, judge(1.0, math.nan))
+    with pytest.raises(UserError, match="at step 0: the base model's weights are damaged, take another one"):
+        train(tiny_base, rows, tmp_path / "bad", judge(math.nan))
 
 
 def test_dropout_is_only_there_when_asked_for(tiny_base):
@@ -325,3 +330,27 @@ def test_dropout_is_only_there_when_asked_for(tiny_base):
     without, with_some = models.load(tiny_base).train(), models.load(tiny_base, 0.5).train()
     assert torch.equal(without(ids).logits, without(ids).logits)
     assert not torch.equal(with_some(ids).logits, with_some(ids).logits)
+
+
+@pytest.mark.parametrize("moment", ["after the question", "while the checkpoint is written"])
+def test_a_process_that_follows_stops_only_where_all_do(tiny_base, rows, tmp_path, moment):
+    """Told between the question whether any was and what it does next, it would stop, or write, without the others."""
+    interruption = Interruption()
+
+    class ToldInBetween(Group):
+        """The second process; what the others say is as it says itself."""
+
+        def any(self, fact):
+            self.asked = getattr(self, "asked", 0) + 1
+            if moment == "after the question" and self.asked == 3:
+                interruption.reason = "SIGTERM"
+            return fact
+
+        def told(self, value):
+            if moment == "while the checkpoint is written" and getattr(self, "asked", 0) == 5:
+                interruption.reason = "SIGTERM"
+            return value
+
+    expected = {"after the question": 4, "while the checkpoint is written": 6}[moment]
+    with pytest.raises(Stopped, match=f"stopped at step {expected} of"):
+        train(tiny_base, rows, tmp_path, group=ToldInBetween(rank=1), interruption=interruption)

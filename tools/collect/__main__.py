@@ -14,7 +14,8 @@ import sys
 from contextlib import ExitStack
 from pathlib import Path
 
-from stages.lib.common import cli, files
+from stages.lib.common import cli, files, versioned
+from stages.lib.common.translation import Parser, translated
 from tools.collect import decoding, divide
 from tools.collect.account import Account
 from tools.collect.collection import Collection
@@ -43,6 +44,7 @@ def main() -> None:
             collection = Collection(wishes, account, out, args.bare, bar)
             for source in args.sources:
                 collection.add(Path(source), Path(args.output).resolve())
+        account.require_no_obstacle()
         for line in account.lines():
             say(line)
         account.require_speaker()
@@ -51,20 +53,24 @@ def main() -> None:
     for line in (*account.examples(), account.advice()):
         if line:
             say(line)
+    for source in args.sources:
+        if versioned.would_enter_git(source):
+            say(
+                f"warning: {cli.printable(source)} lies in the project, and git add . would take it along: move it to "
+                "my-texts/, which git ignores, or out of the project"
+            )
     where = "" if to_terminal else f", in {cli.printable(args.output)}"
     say(f"{account.documents} documents, {account.characters} characters{where}")
 
 
 def _say_beside(line: str) -> None:
     """Say what must not stand among the documents."""
-    print(cli.harmless(line), file=sys.stderr)
+    print(cli.harmless(translated(line)), file=sys.stderr)
 
 
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.collect", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = Parser(__doc__, prog="python -m tools.collect")
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a file, a folder or an archive")
     parser.add_argument("--output", default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT}; - for the terminal")
     parser.add_argument("--force", action="store_true", help="replace the file that is there")

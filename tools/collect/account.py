@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -60,9 +61,12 @@ class Account:
         self._tallies: dict[str, Tally] = {}
         self._files_left: Counter[str] = Counter()
         self._unreadable: list[str] = []
+        self._obstacles: dict[str, str] = {}
         self._speakers: Counter[str] = Counter()
         self._cleaned = 0
         self._few: list[str] = []
+        self._marked: Counter[str] = Counter()  # long documents, by the mark that stands in them
+        self._not_found = dict.fromkeys(wishes.marks)
         self._examples: list[str] = []
         self._chance = random.Random(0)
         self.documents = self.characters = 0
@@ -81,6 +85,16 @@ class Account:
         if len(self._unreadable) < _NAMED:
             self._unreadable.append(message)
 
+    def obstruct(self, message: str) -> None:
+        """Note what has to be mended first; of files that all lack the same, the first one's is enough."""
+        self._obstacles.setdefault(message.partition(" is ")[2] or message, message)
+
+    def require_no_obstacle(self) -> None:
+        """Raise UserError with all that has to be mended first."""
+        told, more = list(self._obstacles.values()), len(self._obstacles) - _NAMED
+        if told:
+            raise UserError("\n".join([*told[:_NAMED], *([f"... and {more} more"] if more > 0 else [])]))
+
     def take(self, event: Left | Note | Speakers, tally: Tally) -> None:
         """Note whatever is no document."""
         if isinstance(event, Left):
@@ -89,6 +103,10 @@ class Account:
             tally.notes[event.text] += 1
         else:
             self._speakers.update(event.names)
+
+    def look_for_marks(self, text: str) -> None:
+        """Note which of the marks that are to part documents stand in a text."""
+        self._not_found = {mark: None for mark in self._not_found if mark not in text}
 
     def write(self, document: Document, tally: Tally) -> str | None:
         """The text to write, without what is no text; None where nothing is left, or too much."""
@@ -112,6 +130,9 @@ class Account:
         self.characters += len(text)
         if self.documents < FEW_DOCUMENTS:
             self._few.append(text)
+        if len(text) > LONG_DOCUMENT:
+            mark, count = divide.commonest_mark(text)
+            self._marked[mark] += count > 2
         if len(self._examples) < _EXAMPLES:
             self._examples.append(text[: _BEGINNING + 1])
         elif (at := self._chance.randrange(self.documents)) < _EXAMPLES:
@@ -133,6 +154,7 @@ class Account:
             yield f"{counted(read + left, 'files')} found = {read} read + {left} left out"
             yield from (f"  left out: {count} {reason}" for reason, count in self._files_left.most_common())
             yield from (f"    {message}" for message in self._unreadable)
+        yield from (f"--mark {printable(shlex.quote(mark))}: stands in no text" for mark in self._not_found)
         if self._cleaned:
             yield f"control characters and other bytes that are no text: taken out of {self._cleaned} documents"
 
@@ -144,9 +166,16 @@ class Account:
             yield from (f"  | {line}" for line in shown.split("\n"))
 
     def advice(self) -> str | None:
-        """How to divide documents that are few and long; None for others."""
+        """How to divide long documents that are few, or that marks part; None for others."""
+        (mark, marked), *_ = [*self._marked.most_common(1), ("", 0)]
+        at_mark = f"--mark {shlex.quote(mark)}" if marked and not self._wishes.marks else None
         if not 0 < self.documents < FEW_DOCUMENTS or self.characters < LONG_DOCUMENT * self.documents:
-            return None
+            return (
+                f"in {counted(marked, 'documents')} lines part the text: {at_mark} divides it there"
+                if at_mark
+                else None
+            )
         chapters = sum(map(divide.headings, self._few))
-        way = "chapter" if self._wishes.by is None and chapters > 2 * self.documents else "size"
-        return f"few documents, and long ones: with --by {way} they become more"
+        if self._wishes.by is None and chapters > 2 * self.documents:
+            return "few documents, and long ones: with --by chapter they become more"
+        return f"few documents, and long ones: with {at_mark or '--by size'} they become more"

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from stages.lib.common.cli import UserError, printable
-from tools.collect.documents import Document, Found, Left, Speakers, Wishes
+from stages.lib.common.cli import UserError
+from tools.collect.documents import Document, Found, Left, Speakers, Wishes, named
 from tools.collect.template import Template
 
 TURN = "{name}: {text}"
@@ -51,7 +51,7 @@ def documents(messages: Iterable[Message | Left], wishes: Wishes, name: str) -> 
 
 def listed(names: Counter[str]) -> str:
     """Names, with how much each wrote, the most first."""
-    shown = ", ".join(f"{printable(name, 40)} ({count})" for name, count in names.most_common(_SHOWN))
+    shown = ", ".join(f"{named(name, 40)} ({count})" for name, count in names.most_common(_SHOWN))
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "") or "nobody"
 
 

@@ -17,9 +17,10 @@ from typing import BinaryIO
 import pyarrow as pa
 
 from stages.lib.common import cli, files
+from stages.lib.common.cli import UserError
 from tools.collect import divide, recognise, sources
 from tools.collect.account import Account, Tally
-from tools.collect.documents import Document, Left, Unreadable, Wishes
+from tools.collect.documents import Document, Left, Unreadable, Wishes, named
 from tools.collect.sources import File
 
 # What libraries raise where a file is not what it claims to be.
@@ -38,7 +39,7 @@ class Collection:
     def add(self, source: Path, not_this: Path) -> None:
         """Add a file, or all of a folder but the file `not_this`.
 
-        Raises UserError for a file that cannot be read; among others such a file is left out.
+        A file that cannot be read is left out among others. What else is in the way is kept for the account to say.
         """
         for one in sources.files_of(source, not_this):
             self._add(one, alone=source.is_file())
@@ -55,10 +56,12 @@ class Collection:
                         self._add(inner, alone and kind not in ("zip", "tar"))
                 else:
                     self._read(one, kind)
-        except Unreadable as error:
-            if alone:
-                raise
-            self._account.leave_unreadable(str(error))
+        except UserError as error:
+            told = str(error).replace(one.name, named(one.name), 1)
+            if isinstance(error, Unreadable) and not alone:
+                self._account.leave_unreadable(told)
+            else:
+                self._account.obstruct(told)
 
     def _read(self, file: File, kind: str) -> None:
         tally = self._account.tally(kind)
@@ -82,6 +85,7 @@ class Collection:
         if document.divided or not (divides or self._wishes.marks):
             yield document
             return
+        self._account.look_for_marks(document.text)
         pieces = divide.at_marks(document.text, self._wishes.marks)
         if divides:
             divided = (divide.pieces(StringIO(piece), self._wishes.by, self._wishes.size) for piece in pieces)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain, islice
 
@@ -23,6 +24,7 @@ _HEADING = re.compile(
         )\s*""",
     re.VERBOSE,
 )
+_MARK = re.compile(r"\s*[*=~_#•⁂–—-](?:\s{0,3}[*=~_#•⁂–—-]){2,60}\s*|\s*⁂\s*")
 _SENTENCE = re.compile(r"[.!?…][»”\")\]]*\s+")
 
 
@@ -34,6 +36,12 @@ def is_heading(line: str) -> bool:
 def headings(text: str) -> int:
     """How many lines look like headings of chapters."""
     return sum(map(is_heading, text.split("\n")))
+
+
+def commonest_mark(text: str) -> tuple[str, int]:
+    """Of what stands alone on lines and has no letters, such as * * *, the commonest, and how often it does."""
+    marks = Counter(line.strip() for line in text.split("\n") if _MARK.fullmatch(line))
+    return marks.most_common(1)[0] if marks else ("", 0)
 
 
 def pieces(lines: Iterable[str], by: str, size: int) -> Iterator[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
 
-from stages.lib.common.cli import UserError, printable
+from stages.lib.common.cli import UserError, command, printable
 
 REQUIREMENTS = "tools/collect_requirements.txt"
 
@@ -69,11 +69,18 @@ class Wishes:
     encoding: str | None = None
 
 
+def named(name: str, limit: int = 200) -> str:
+    """What others called something, as a message may show it and a command line take it: in quotes if it has blanks."""
+    shown = printable(name, limit)
+    return f'"{shown}"' if " " in shown else shown
+
+
 def package(module: str, name: str, what: str) -> ModuleType:
     """A module that only some kinds of files need. Raises UserError where it is not installed."""
     try:
         return importlib.import_module(module)
     except ImportError:
         raise UserError(
-            f"{printable(name)} is {what}, which takes one more package: python -m pip install -r {REQUIREMENTS}"
+            f"{printable(name)} is {what}, which takes one more package: "
+            + command(f"python -m pip install -r {REQUIREMENTS}")
         ) from None

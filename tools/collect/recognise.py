@@ -50,7 +50,7 @@ _MIMETYPES = {
     "application/vnd.oasis.opendocument.text": "odt",
 }
 _OTHERS = {
-    b"%PDF-": "a PDF: take its text out with pdftotext, or save it as .docx",
+    b"%PDF-": "a PDF file: take its text out with pdftotext, or save it as .docx",
     b"\xd0\xcf\x11\xe0": "a file of the old Office: open it and save it as .docx or .xlsx",
     b"7z\xbc\xaf\x27\x1c": "packed with 7-Zip: unpack it",
     b"Rar!": "packed with RAR: unpack it",

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from stages.lib.common.cli import printable
 from tools.collect import decoding
-from tools.collect.documents import Document, Found, Left, Note, Unreadable, Wishes
+from tools.collect.documents import Document, Found, Left, Note, Unreadable, Wishes, named
 from tools.collect.sources import File
 from tools.collect.template import TURN, Template, turns
 
@@ -98,21 +98,21 @@ def _strings(sample: list[Record], field: str) -> list[str]:
 
 def _text_column(sample: list[Record], fields: list[str], name: str) -> str:
     lengths = {field: fmean(map(len, values)) for field in fields if (values := _strings(sample, field))}
-    named = [field for field in lengths if field.strip().lower() in _TEXT]
-    if len(named) == 1:
-        return named[0]
+    usual = [field for field in lengths if field.strip().lower() in _TEXT]
+    if len(usual) == 1:
+        return usual[0]
     longest = sorted(lengths, key=lengths.__getitem__, reverse=True)
     if not longest:
         raise Unreadable(f"{name} has no column of text (its columns: {_listed(fields)})")
     if len(longest) == 1 or lengths[longest[0]] >= _CLEARLY * lengths[longest[1]]:
         return longest[0]
-    could = ", ".join(f"{printable(field)} (some {lengths[field]:.0f} characters)" for field in longest[:4])
+    could = ", ".join(f"{named(field)} (some {lengths[field]:.0f} characters)" for field in longest[:4])
     raise Unreadable(f"{name}: the text could be in more than one column: {could}; --column names it")
 
 
 def _listed(fields: list[str]) -> str:
     more = f" and {len(fields) - 12} more" if len(fields) > 12 else ""
-    return ", ".join(printable(field, 40) for field in fields[:12]) + more
+    return ", ".join(named(field, 40) for field in fields[:12]) + more
 
 
 def read_lines(file: File, wishes: Wishes) -> Found:
@@ -149,7 +149,7 @@ def load(file: File, wishes: Wishes) -> tuple[Any, Note]:
     try:
         values = _values(decoding.whole_text(file, encoding, _JSON))
     except json.JSONDecodeError as error:
-        where = f"line {error.lineno}, column {error.colno}: {error.msg}"
+        where = f"line {error.lineno}, column {error.colno}: {error.msg[0].lower()}{error.msg[1:]}"
         raise Unreadable(f"{file.name} begins like JSON, but is none at {where}") from None
     except ValueError as error:  # a number of thousands of digits
         raise Unreadable(f"{file.name} is JSON that cannot be read: {error}") from None

@@ -148,7 +148,8 @@ def _walk(folder: Path, not_this: Path) -> Iterator[File | Left]:
 
 def _left_out(name: str) -> str | None:
     """Why a file of this name, or path in an archive, is not looked at among others."""
-    if any(part.startswith((".", "__MACOSX")) and part not in (".", "..") for part in PurePosixPath(name).parts):
+    # The last one begins those that Word keeps beside a document that is open.
+    if any(part.startswith((".", "__MACOSX", "~$")) and part not in (".", "..") for part in PurePosixPath(name).parts):
         return "hidden files"
     return "style sheets and scripts" if name.lower().endswith((".css", ".js")) else None
 

@@ -23,14 +23,14 @@ _LOSSES = {
     "runs of blanks": "a   b",
     "blanks at the end": "a ",
     "line breaks": "a\n\nb\n",
-    "tabs": "a\tb",
+    "tab characters": "a\tb",
     "blanks that do not break": "a\N{NO-BREAK SPACE}b",
     "accents written apart": "e\N{COMBINING ACUTE ACCENT}",
     "wide letters and ligatures": "Ａ ﬁ",
     "Russian letters": "Ёж и й",
     "Chinese characters": "漢字",
-    "emoji": "🐈",
-    "punctuation": "don't — “12,345.6” ...",
+    "emoji and other pictures": "🐈",
+    "punctuation marks": "don't — “12,345.6” ...",
 }
 
 

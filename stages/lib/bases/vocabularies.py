@@ -170,7 +170,6 @@ def _closing(tokenizer: Tokenizer, name: str, declared: str | None, special: set
     found = ", ".join(sorted(special)[:_CANDIDATES])
     raise UserError(
         f"{name}: its vocabulary has no {END_OF_TEXT}, and no special token is declared to end a text: set "
-        f"base.end_of_text in params.yaml to "
-        + (f"one of {found}, or to" if found else "")
-        + f"{' ' if found else ''}a new one such as {END_OF_TEXT}"
+        f"base.end_of_text in params.yaml to {f'one of {found}, or to a new one' if found else 'a new one'} such as "
+        f"{END_OF_TEXT}"
     )

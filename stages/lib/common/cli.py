@@ -17,13 +17,24 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+import stages
+from stages.lib.common import parents
+from stages.lib.common.parents import command
+from stages.lib.common.translation import translated
+
 T = TypeVar("T")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 SECONDS_A_LINE = 60  # between two lines of progress, at least
 
 # DVC deletes the outputs of a stage before it runs. What the last commit says of them is in git and in DVC's cache.
-RESTORE = "The outputs of the last committed run come back with: git checkout logs && dvc checkout"
+_BACK = command("git checkout dvc.lock logs && dvc checkout")
+RESTORE = f"The outputs of the last committed run come back with: {_BACK}"
+# What -S changed stays in params.yaml when an experiment fails.
+UNDO = (
+    f"params.yaml keeps the settings of this experiment: {command('dvc params diff')} shows them, and "
+    "git checkout params.yaml takes them back"
+)
 _AGAIN = "and run the same command again"
 # Errors of the system that mean no mistake of ours: what to call them, and what the user can do.
 _REFUSALS = {
@@ -32,10 +43,7 @@ _REFUSALS = {
     errno.EACCES: ("permission denied", f"see that your user may read and write it {_AGAIN}"),
     errno.EPERM: ("the system does not permit that", f"see that your user may read and write it {_AGAIN}"),
     errno.EROFS: ("the file system is read-only", "make it writable, or work in another folder"),
-    errno.EFBIG: (
-        "the file gets too large",
-        "raise the limit of `ulimit -f`, or use another disk",
-    ),
+    errno.EFBIG: ("the file gets too large", "raise the limit of `ulimit -f`, or use another disk"),
     errno.EMFILE: ("too many open files", f"raise the limit, for example by `ulimit -n 4096`, {_AGAIN}"),
     errno.ENFILE: ("too many open files on this machine", f"close other programs {_AGAIN}"),
     errno.EISDIR: ("a folder stands where a file belongs", f"move it away {_AGAIN}"),
@@ -46,6 +54,7 @@ _REFUSALS = {
     errno.ENOMEM: ("out of memory", f"close other programs {_AGAIN}"),
 }
 _LONGEST_LINE = 2000  # characters of an error
+_exit: Callable[[int], None] = sys.exit
 DATA_STAGES = ("base", "validate", "tokenize")
 
 
@@ -89,27 +98,32 @@ def say(message: str) -> None:
     """
     try:
         with tqdm.external_write_mode():  # above a progress bar
-            print(harmless(message), flush=True)
+            print(harmless(translated(message)), flush=True)
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):
             raise
-        _stop_printing()
+        stop_printing()
 
 
-def run(main: Callable[[], None]) -> None:
+def run(main: Callable[[], None], ends_with_dvc: bool = True) -> None:
     """Run a command's `main` and turn a user's mistake into one line and a non-zero exit status.
 
-    Exits with 1 after a mistake or where the machine refuses something, with 128 and the signal's number after Ctrl-C
-    or another signal.
+    That is 1 after a mistake or where the machine refuses something, and 128 and the signal's number after Ctrl-C or
+    another signal. A stage ends with the `dvc` that started it, where `main` does not see to that itself.
     """
+    stages.loaded()
     try:
+        if ends_with_dvc and "DVC_STAGE" in os.environ:
+            parents.end_with_dvc()
         main()
     except UserError as error:
-        _fail(str(error), 1)
+        if in_place := parents.experiment_in_place():
+            parents.show_git("params.yaml")
+        _fail(str(error), 1, UNDO if in_place else None)
     except Stopped as stopped:
         _fail(str(stopped), stopped.status)
     except BrokenPipeError:
-        _stop_printing()  # who read our output went away (`| head`): nothing is wrong
+        stop_printing()  # who read our output went away (`| head`): nothing is wrong
     except KeyboardInterrupt:
         _fail("interrupted: the same command starts it again", 130)
     except (OSError, MemoryError, RuntimeError) as error:
@@ -136,18 +150,41 @@ def refusal(error: Exception) -> str | None:
     return f"{what}{'' if known else f': {printable(where)}'}: {remedy}"
 
 
-def _stop_printing() -> None:
-    """Send what is printed from now on nowhere: Python would otherwise fail once more while it ends."""
+def stop_printing() -> None:
+    """Send what is printed from now on nowhere. Python would fail once more at its end where the reader is gone."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _fail(message: str, status: int) -> None:
+def end_at_once() -> None:
+    """From now on end this process with its status as soon as an error is shown, without the interpreter's own end.
+
+    In that one, threads of a library that still talk to other processes abort the process (SIGABRT).
+    """
+    global _exit
+    _exit = os._exit
+    sys.excepthook = lambda *error: (sys.__excepthook__(*error), sys.stderr.flush(), os._exit(1))
+
+
+def _fail(message: str, status: int, advice: str | None = None) -> None:
     # Whatever others wrote into it moves no cursor and turns no direction.
-    lines = [printable(line, _LONGEST_LINE) for line in f"error: {message}".split("\n")]
+    lines = [printable(line, _LONGEST_LINE) for line in translated(f"error: {message}").split("\n")]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
-    if os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
-        print(RESTORE, file=sys.stderr, flush=True)
-    sys.exit(status)
+    # From a cache: a fresh clone has none.
+    cached = any(map(os.path.exists, (".dvc/cache/files", ".dvc/config.local")))
+    if cached and os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
+        print(translated(RESTORE), file=sys.stderr, flush=True)
+    if advice:
+        print(translated(advice), file=sys.stderr, flush=True)
+    _exit(status)
+
+
+class Meter(tqdm):
+    """Progress on a terminal."""
+
+    @staticmethod
+    def format_meter(*given: object, **named: object) -> str:
+        """What tqdm shows, the rate in the user's language."""
+        return re.sub(r"/s(?=[],]|$)", f" {translated('per second')}", tqdm.format_meter(*given, **named))
 
 
 class Lines:
@@ -165,14 +202,14 @@ class Lines:
         if now - self._told < SECONDS_A_LINE:
             return
         self._told = now
-        line = tqdm.format_meter(
+        line = Meter.format_meter(
             self.n,
             self._total,
             now - self._began,
             unit=self._unit,
             unit_scale=self._unit == "B",
             initial=self._initial,
-            bar_format="{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, {remaining} left"
+            bar_format="{n_fmt}/{total_fmt}{unit}, {rate_noinv_fmt}, " + translated("{remaining} left")
             if self._total
             else "{n_fmt}{unit}, {rate_noinv_fmt}",
         )
@@ -189,7 +226,7 @@ class Lines:
         self.close()
 
 
-Bar = tqdm | Lines
+Bar = Meter | Lines
 
 
 def progress(label: str, total: int | None, unit: str, initial: int = 0) -> Bar:
@@ -197,9 +234,13 @@ def progress(label: str, total: int | None, unit: str, initial: int = 0) -> Bar:
 
     `initial` is what was done before. Both are context managers, and moved on by `update`.
     """
+    label, unit = translated(label), translated(f"5{unit}")[1:]  # the form of the word that goes with many
     if not sys.stderr.isatty():
         return Lines(label, total, unit, initial)
-    return tqdm(desc=label, total=total, unit=unit, unit_scale=unit == "B", initial=initial, leave=False)
+    shape = "{desc}: {n_fmt}{unit} [{elapsed}, {rate_noinv_fmt}]"
+    if total:
+        shape = "{l_bar}{bar}| {n_fmt}/{total_fmt}{unit} [{elapsed}<{remaining}, {rate_noinv_fmt}]"
+    return Meter(None, label, total, False, unit=unit, unit_scale=unit == "B", initial=initial, bar_format=shape)
 
 
 def counted(items: Iterable[T], bar: Bar) -> Iterator[T]:

@@ -12,13 +12,13 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
 
-from stages.lib.common.cli import UserError
+from stages.lib.common.cli import UserError, command
 
 _PROBE_BYTES = 2**20  # no full disk takes as much
 # How a table's cell is written, so that it stays one cell on one line.
@@ -30,7 +30,7 @@ def need(*paths: str | Path) -> None:
     """Raise UserError when one of a stage's inputs is not there."""
     for path in paths:
         if not Path(path).exists():
-            raise UserError(f"{path} is not there yet: run dvc repro, which makes it")
+            raise UserError(f"{path} is not there yet: run {command('dvc repro')}, which makes it")
 
 
 @contextmanager
@@ -121,6 +121,14 @@ def sync(path: Path) -> None:
         os.close(handle)
 
 
+def link(source: Path, name: Path) -> None:
+    """Give a file a second name; on a file system that has no such thing, copy it."""
+    try:
+        os.link(source, name)
+    except OSError:
+        shutil.copyfile(source, name)
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8 with the line ends it has."""
     with new_file(path) as partial:
@@ -171,6 +179,17 @@ def read_tsv(path: str | Path) -> list[dict[str, str]]:
 
 def _unescaped(cell: str) -> str:
     return re.sub(r"\\(.)", lambda escape: _STAND_FOR[escape[1]], cell)
+
+
+def size_of_tree(path: str | Path) -> int:
+    """Bytes of the files below `path`, each counted once however many names it has; of a folder that may be at work."""
+    sizes: dict[int, int] = {}
+    for file in Path(path).rglob("*"):
+        with suppress(FileNotFoundError):  # gone by now
+            if file.is_file():
+                found = file.stat()
+                sizes[found.st_ino] = found.st_size
+    return sum(sizes.values())
 
 
 def sha256(path: str | Path) -> str:

@@ -9,18 +9,17 @@ import difflib
 import re
 import reprlib
 from pathlib import Path, PureWindowsPath
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from stages.lib.common import plain_yaml
 from stages.lib.common.cli import UserError, printable
 
 PATH = Path("params.yaml")
+ELSEWHERE = Path(__file__).resolve().parents[2] / "elsewhere.yaml"  # what other programs call the settings
 SHOWN = 5  # mistakes that are named; how many more there are is said
-# Beyond these a temperature is as good as the likeliest token, or any; far beyond, no number divided by it is one.
-LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 100.0
-_TYPES = ("constrained-float", "constrained-str", "literal['auto']", "function-after[_hub_name(), str]")
+LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 100.0  # beyond: as good as the likeliest token, or any
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 
 
@@ -37,18 +36,33 @@ def _inside(path: str) -> str:
     return path
 
 
-def _hub_name(name: str) -> str:
-    # The Hub's own rule.
+def _hub_name(name: str) -> str:  # by the Hub's own rule
     if not re.fullmatch(r"(?!.*(?:--|\.\.))\b[\w.-]+\b/\b[\w.-]+\b", name, re.ASCII) or len(name) > 96:
         raise ValueError("but must be owner/name, such as openai-community/gpt2")
     return name
+
+
+def _language_code(code: str) -> str:
+    if not re.fullmatch("[a-z]{2,3}|auto", code):
+        raise ValueError("but must be a language's code, such as ru or en, or auto")
+    return code
+
+
+def _whole(number: float) -> float:
+    """3.0 as 3: the same setting however it is written."""
+    return int(number) if number.is_integer() else number
 
 
 OneLine = Annotated[str, AfterValidator(_one_line)]
 Inside = Annotated[OneLine, AfterValidator(_inside)]
 Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
+Epochs = Annotated[float, Field(gt=0), AfterValidator(_whole)]
+_LONG = {"bf16": "bfloat16", "fp32": "float32"}  # as Axolotl and others call it, too
+_long = BeforeValidator(lambda given: _LONG.get(given, given) if isinstance(given, str) else given)
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], _long]
 Share = Annotated[float, Field(ge=0, lt=1)]
+Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "none"]
 
 
 class Section(BaseModel):
@@ -62,6 +76,7 @@ class Corpus(Section):
 
     path: Inside
     text_field: Annotated[str, Field(min_length=1)]
+    limit: Positive | None
 
 
 class Base(Section):
@@ -108,9 +123,12 @@ class Tokenize(Section):
 class Train(Section):
     """How the model is trained."""
 
-    epochs: Positive
+    epochs: Epochs
+    max_steps: Positive | None
     batch_size: Positive
     gradient_accumulation_steps: Positive
+    processes: Positive | Literal["auto"]
+    sharding: Literal["none", "full"]
     learning_rate: Annotated[float, Field(gt=0, le=1)] | Literal["auto"]
     scheduler: Literal["cosine", "linear", "constant"]
     warmup_fraction: Share
@@ -128,17 +146,21 @@ class Train(Section):
     save_total_limit: Positive
     logging_steps: Positive
     seed: Seed
-    precision: Literal["auto", "float32", "bfloat16"]
-    attention: Literal["auto", "sdpa", "eager"]
+    precision: Precision
+    attention: Literal["auto", "documents", "sdpa", "eager"]
     compile: bool | Literal["auto"]
     loader_workers: Annotated[int, Field(ge=0)] | Literal["auto"]
     gradient_checkpointing: bool
+    memory: Literal["usual", "small"]
     deterministic: bool
+    report_to: Tracker | list[Tracker]
 
     @model_validator(mode="after")
     def _one_way_to_train_less(self) -> Train:
         if self.lora_rank and self.freeze_layers:
             raise ValueError("lora_rank and freeze_layers exclude each other: with LoRA all layers stay as they are")
+        if self.memory == "small" and self.sharding == "full":
+            raise ValueError("memory: small and sharding: full exclude each other: sharded, AdamW's numbers are few")
         return self
 
 
@@ -146,21 +168,22 @@ class Evaluate(Section):
     """How base and tuned model are compared."""
 
     stride: Positive | None
-    prompts: list[Annotated[str, Field(min_length=1)]]
+    prompts: list[Annotated[str, Field(min_length=1)]] | Literal["auto"]
     held_out_prompts: Annotated[int, Field(ge=0)]
     new_tokens: Positive
     temperature: Annotated[float, Field(ge=LEAST_TEMPERATURE, le=GREATEST_TEMPERATURE)]
     top_p: Annotated[float, Field(gt=0, le=1)]
     copy_prompts: Annotated[int, Field(ge=0)]
+    base_texts: Annotated[int, Field(ge=0)]
     seed: Seed
 
 
 class Report(Section):
     """What the report says about itself."""
 
-    title: OneLine
+    title: OneLine | None
     language: Literal["en", "ru"]
-    corpus_language: Annotated[str, Field(pattern="^[a-z]{2,3}$")] | None
+    corpus_language: Annotated[str, AfterValidator(_language_code)] | None
 
 
 class Params(Section):
@@ -194,37 +217,34 @@ def load(path: str | Path = PATH) -> Params:
 
 def _explain(error: ValidationError) -> str:
     # A key that may hold one of several types yields an error for each: gather them under the key.
-    problems: dict[str, list[str]] = {}
+    problems, remedies = {}, {}
     for one in error.errors(include_url=False):
-        key = printable(".".join(str(part) for part in one["loc"] if part not in _TYPES))
+        # Section, name and place in a list; the type in between is pydantic's.
+        key = printable(".".join(str(part) for at, part in enumerate(one["loc"]) if at < 2 or isinstance(part, int)))
+        shown = printable(reprlib.repr(one["input"]))
         if one["type"] == "extra_forbidden":
-            problem = f"is no known key (its value: {_shown(one['input'])}): {_likely(one['loc'])}"
+            problem = f"is no known key (its value: {shown}): {_likely(one['loc'])}"
         elif one["type"] == "missing":
             problem = "is missing"
         else:
-            given = "" if isinstance(one["input"], dict) else f"is {_shown(one['input'])}, "
+            given = "" if isinstance(one["input"], dict) else f"is {shown}, "
             problem = given + one["msg"].removeprefix("Value error, ").replace("Input should be", "but must be")
+            if "float" in one["type"] and re.fullmatch(r"-?\d+,\d+", str(one["input"])):
+                remedies[key] = f": write {one['input'].replace(',', '.')}"
         problems.setdefault(key, []).append(problem)
-    named = [f"{key} {_join(found)}" for key, found in problems.items()]
-    more = [f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []
-    return "; ".join(named[:SHOWN] + more)
-
-
-def _shown(value: Any) -> str:
-    return printable(reprlib.repr(value))
+    named = [
+        f"{key} {' or '.join([first, *(one.rpartition('must be ')[2] for one in rest)])}{remedies.get(key, '')}"
+        for key, (first, *rest) in problems.items()
+    ]
+    return "; ".join(named[:SHOWN] + ([f"and {len(named) - SHOWN} more"] if len(named) > SHOWN else []))
 
 
 def _likely(path: tuple[int | str, ...]) -> str:
     """What may have been meant by a key that the schema does not have."""
-    *sections, key = (printable(str(part)) for part in path)
-    fields = Params.model_fields
-    for section in sections:
-        fields = {field.alias or name: field for name, field in fields.items()}[section].annotation.model_fields
-    known = [field.alias or name for name, field in fields.items()]
-    names = [".".join((*sections, name)) for name in (difflib.get_close_matches(key, known, 1) or known)]
-    return f"is {names[0]} meant?" if len(names) == 1 else f"known are {', '.join(names)}"
-
-
-def _join(found: list[str]) -> str:
-    first, *rest = found
-    return first + "".join(" or " + other.rpartition("must be ")[2] for other in rest)
+    *section, key = (printable(str(part)) for part in path)
+    fields = {field.alias or name: field.annotation.model_fields for name, field in Params.model_fields.items()}
+    known = [*(f"{at}.{name}" for at in fields for name in fields[at]), *fields]
+    meant = [full for full in known if key in (full.rpartition(".")[2], *plain_yaml.of_ours(ELSEWHERE).get(full, []))]
+    here = {full.rpartition(".")[2]: full for full in known if full.split(".")[:-1] == section}
+    meant += [here[name] for name in difflib.get_close_matches(key, here, 1)]
+    return f"is {meant[0]} meant?" if meant else f"{PATH} has all there are, docs/settings.md their names elsewhere"

@@ -7,6 +7,8 @@ a few lines of them can stand for gigabytes, and so are nesting and numbers beyo
 from __future__ import annotations
 
 import re
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -42,6 +44,12 @@ def parse(content: bytes) -> Any:
         raise Refused(where + printable(problem)) from None
     except ValueError as error:  # of a date that is none, for example
         raise Refused(f"a value cannot be read: {printable(str(error))}") from None
+
+
+@cache
+def of_ours(path: Path) -> Any:
+    """What stands in a file that ships with the code: read once, as it stays the same."""
+    return parse(path.read_bytes())
 
 
 def _look_over(text: str) -> None:

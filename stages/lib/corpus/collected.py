@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
-from itertools import compress
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
 
 import numpy as np
 import pyarrow as pa
@@ -20,19 +18,20 @@ from stages.lib.corpus.tally import Tally
 from stages.lib.overlap.near_duplicates import Bands
 
 ENOUGH = 100  # bad lines: with so many, no more are looked for
-_SCHEMA = pa.schema([("text", pa.string())])
+_SCHEMA = pa.schema([("text", pa.string()), ("parts", pa.list_(pa.uint64()))])
 
 
 class Collected:
-    """Takes in documents, in order, and gives them back by their places, counted from 0; used in a `with` block.
+    """Takes in documents, in order, and gives back those that are no copies, by their places; used in a `with` block.
 
-    `marks` are those of other tools, by the line of the document they are in. Takes some 65 bytes of memory a document.
+    Places are counted from 0. `marks` are those of other tools, by the line of the document they are in. Takes some 90
+    bytes of memory a document.
     """
 
     def __init__(self, path: Path, bands: int) -> None:
         """`path` is that of a file to hold the texts, which is removed in the end."""
         self._path, self._bands = path, bands
-        self._lines, self._splits, self._signatures = array("q"), array("b"), bytearray()
+        self._lines, self._keys, self._signatures = array("q"), bytearray(), bytearray()
         self.marks: dict[int, list[str]] = {}
 
     def __enter__(self) -> Collected:
@@ -41,47 +40,57 @@ class Collected:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:
-        self.complete()
+        self._close()
         self._path.unlink()
 
-    def add(self, texts: pa.StringArray, lines: Iterable[int], splits: Iterable[int], signatures: np.ndarray) -> None:
-        """Append documents; of each its line, its place in SPLITS, and its signature (uint32 [documents, bands])."""
-        self._writer.write_batch(pa.RecordBatch.from_arrays([texts], schema=_SCHEMA))
-        self._lines.extend(lines)
-        self._splits.extend(splits)
-        self._signatures += signatures.tobytes()
+    def add(self, found: documents.Documents) -> None:
+        """Append what a block holds."""
+        self._writer.write_batch(pa.RecordBatch.from_arrays([found.strings(), found.parts], schema=_SCHEMA))
+        self._lines.extend(found.lines)
+        self._keys += found.keys
+        self._signatures += found.signatures.tobytes()
+        self.marks |= found.marks
 
-    def complete(self) -> None:
-        """Say that there are no more."""
+    def leave_out_copies(self) -> Iterator[tuple[int, int]]:
+        """Say that there are no more documents; yield the line of each copy, and that of the first one."""
+        self._close()
+        firsts = _firsts(np.frombuffer(self._keys, np.uint64).reshape(-1, 2))
+        lines = np.frombuffer(self._lines, np.int64)
+        self._new = firsts == np.arange(len(firsts))
+        copies = ~self._new
+        yield from zip(lines[copies].tolist(), lines[firsts[copies]].tolist(), strict=True)
+        self._places = np.flatnonzero(self._new)
+        self.lines = lines[self._new]  # int64
+
+    def splits(self, rules: params.Validate) -> np.ndarray:
+        """The splits that the documents would fall into by themselves, as places in SPLITS (int8)."""
+        halves = np.frombuffer(self._keys, np.uint64)[::2][self._new]
+        return splits.splits_of(halves, rules.split_seed, rules.validation_fraction, rules.test_fraction)
+
+    def take_signatures(self) -> np.ndarray:
+        """The signatures, which are not held any longer: uint32 [documents, bands]."""
+        taken, self._signatures = self._signatures, bytearray()
+        return np.frombuffer(taken, np.uint32).reshape(-1, self._bands)[self._new]
+
+    def texts(self) -> Callable[[int], str]:
+        """What gives the text at a place."""
+        texts = self._table()["text"]
+        return lambda place: texts[self._places[place]].as_py()
+
+    def chunks(self) -> Iterator[tuple[slice, pa.RecordBatch]]:
+        """Yield texts and `parts`, and their places, a block at a time."""
+        start = place = 0
+        for batch in self._table().to_batches():
+            batch = batch.filter(pa.array(self._new[start : (start := start + len(batch))]))
+            yield slice(place, place := place + len(batch)), batch
+
+    def _table(self) -> pa.Table:
+        return pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()
+
+    def _close(self) -> None:
         if not self._sink.closed:
             self._writer.close()
             self._sink.close()
-
-    @property
-    def lines(self) -> np.ndarray:
-        """The lines that the documents stand on (int64)."""
-        return np.frombuffer(self._lines, np.int64)
-
-    @property
-    def splits(self) -> np.ndarray:
-        """The splits that they would fall into by themselves, as places in SPLITS (int8)."""
-        return np.frombuffer(self._splits, np.int8)
-
-    def take_signatures(self) -> np.ndarray:
-        """The signatures, which are not held any longer."""
-        taken, self._signatures = self._signatures, bytearray()
-        return np.frombuffer(taken, np.uint32).reshape(-1, self._bands)
-
-    def texts(self) -> pa.ChunkedArray:
-        """All texts, memory-mapped; a chunk for each call of `add`."""
-        return pa.ipc.open_stream(pa.memory_map(str(self._path))).read_all()["text"]
-
-    def chunks(self) -> Iterator[tuple[slice, pa.StringArray]]:
-        """Yield the texts as they were added, and their places."""
-        start = 0
-        for chunk in self.texts().chunks:
-            yield slice(start, start + len(chunk)), chunk
-            start += len(chunk)
 
 
 def collect(
@@ -93,34 +102,24 @@ def collect(
     rejected: Path,
 ) -> None:
     """Read the corpus into `collected`, each document once; name the copies in `folder`, and the `rejected` lines."""
-    met: dict[bytes, int] = {}
-    with (
-        open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates,
-        closing(_blocks(settings, reader, tally, rejected)) as blocks,
-    ):
-        duplicates.write("line\tduplicate_of\n")
+    with closing(_blocks(settings, reader, tally, rejected)) as blocks:
         for found in blocks:
-            new = np.array(_are_new(found, met, duplicates, tally), bool)
-            own = _splits_of(compress(found.keys, new), settings.validate_)
-            collected.add(found.strings().filter(pa.array(new)), compress(found.lines, new), own, found.signatures[new])
-            collected.marks |= found.marks
-    collected.complete()
-
-
-def _are_new(found: documents.Documents, met: dict[bytes, int], duplicates: TextIO, tally: Tally) -> list[bool]:
-    """Which documents of a block were not met before; of the others it is written down which line they repeat."""
-    firsts = documents.first_lines(found, met)
-    new = [line == first for line, first in zip(found.lines, firsts, strict=True)]
-    for line, first, is_new in zip(found.lines, firsts, new, strict=True):
-        if not is_new:
+            collected.add(found)
+    with open(folder / "duplicates.tsv", "w", encoding="utf-8") as duplicates:
+        duplicates.write("line\tduplicate_of\n")
+        for line, first in collected.leave_out_copies():
             duplicates.write(f"{line}\t{first}\n")
-    tally.duplicates += new.count(False)
-    return new
+            tally.duplicates += 1
 
 
-def _splits_of(keys: Iterable[bytes], rules: params.Validate) -> np.ndarray:
-    how = rules.split_seed, rules.validation_fraction, rules.test_fraction
-    return np.array([splits.split_of(key, *how) for key in keys])
+def _firsts(keys: np.ndarray) -> np.ndarray:
+    """For each key (uint64 [documents, 2]) the place of the first one like it (int64 [documents])."""
+    order = np.lexsort(keys.T)  # of equal ones the first comes first
+    ordered = keys[order]
+    is_first = np.concatenate([[True], (ordered[1:] != ordered[:-1]).any(axis=1)])[: len(keys)]
+    firsts = np.empty(len(keys), np.int64)
+    firsts[order] = order[is_first][np.cumsum(is_first) - 1]
+    return firsts
 
 
 def _blocks(

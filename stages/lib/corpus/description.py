@@ -73,14 +73,17 @@ class Description:
                 self._first_marked[mark].append(line)
 
     def figures(self) -> dict[str, Any]:
-        """Lengths in characters, the shortest and the longest documents, scripts, and marks."""
+        """Lengths in characters, the shortest and the longest documents by line, scripts, and marks.
+
+        No lists of objects and no empty ones: DVC would take them for the points of a plot.
+        """
         return {
             "lengths": self._summary(),
             "shortest_documents": _named(self._shortest),
             "longest_documents": _named(self._longest),
             "scripts": self._scripts(),
-            "marks": [{"mark": printable(mark)} | self._mark(mark) for mark in PARTING if self._marks[mark]],
-            "byte_order_marks": self._mark(BYTE_ORDER_MARK),
+            "marks": {printable(mark): self._mark(mark) for mark in PARTING if self._marks[mark]},
+            "byte_order_marks": self._mark(BYTE_ORDER_MARK) if self._marks[BYTE_ORDER_MARK] else None,
         }
 
     def histogram(self, classes: int = 20) -> list[tuple[int, int, int]]:
@@ -119,8 +122,8 @@ class Description:
         return {"count": self._marks[mark], "documents": self._marked[mark], "lines": self._first_marked[mark]}
 
 
-def _named(found: list[tuple[int, int]]) -> list[dict[str, int]]:
-    return [{"line": line, "characters": length} for length, line in found]
+def _named(found: list[tuple[int, int]]) -> dict[int, int]:
+    return {line: length for length, line in found}
 
 
 def _sample(texts: pa.StringArray) -> Iterator[str]:

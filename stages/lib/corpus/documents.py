@@ -1,7 +1,7 @@
-"""A block of lines to the documents in it, each with the key by which copies of it are known.
+"""A block of lines to the documents in it, each with what it is compared with others by.
 
 What a block holds depends on nothing outside it, so that the blocks of a large corpus are shared among processes. Which
-documents were met before is found out where all of them come together.
+documents are copies of others is found out where all of them come together.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 import unicodedata
 from array import array
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -22,22 +22,23 @@ import numpy as np
 import pyarrow as pa
 
 from stages.lib.common import parallel
+from stages.lib.common.cli import printable
 from stages.lib.corpus import description
 from stages.lib.corpus.lines import Block
 from stages.lib.corpus.records import BadLine, Line, text_of
-from stages.lib.overlap import near_duplicates
+from stages.lib.overlap import leakage, near_duplicates
 from stages.lib.overlap.near_duplicates import Bands
+from stages.lib.overlap.words import words_of
 
 _SMALL = 16_000_000  # bytes of a corpus below which further processes cost more time than they save
-# Two different ones among 100 million documents have these bytes of a key in common with a probability of 2e-11.
-_TOLD_BY = 11
+KEY = 16  # bytes
 
 
 class Rules(NamedTuple):
     """How lines are read: the field that holds the text, and the most bytes that a line may have.
 
-    When a block has `most` bad lines, no more of them are looked for in it. With `bands` documents are signed, so that
-    near-duplicates are found.
+    When a block has `most` bad lines, no more of them are looked for in it. With `bands` documents are signed, and
+    parts of them numbered, so that near-duplicates and leaks are found.
     """
 
     field: str
@@ -64,16 +65,17 @@ class Documents:
 
     `texts` are UTF-8, one after the other, of as many bytes as `sizes` says: see `strings`. `marks` has those of other
     tools, by the line of the document they are in. `bad` has the bad lines, one after the other, `bad_lines` their
-    numbers, `bad_sizes` their bytes in the file. `signatures` are uint32 [documents, bands]. Further how many lines
-    there are in all, how many are `blank`, and how many end as on Windows.
+    numbers, `bad_sizes` their bytes in the file. `signatures` are uint32 [documents, bands], `parts` as in `leakage`.
+    Further how many lines there are in all, how many are `blank`, and how many end as on Windows.
     """
 
     texts: bytearray = field(default_factory=bytearray)
     sizes: array[int] = field(default_factory=partial(array, "q"))
     lines: list[int] = field(default_factory=list)
-    keys: list[bytes] = field(default_factory=list)
+    keys: bytearray = field(default_factory=bytearray)
     marks: dict[int, list[str]] = field(default_factory=dict)
     signatures: np.ndarray | None = None
+    parts: pa.ListArray | None = None
     bad: bytearray = field(default_factory=bytearray)
     bad_lines: array[int] = field(default_factory=partial(array, "q"))
     bad_sizes: array[int] = field(default_factory=partial(array, "q"))
@@ -106,7 +108,7 @@ class Documents:
         self.texts += encoded
         self.sizes.append(len(encoded))
         self.lines.append(line.number)
-        self.keys.append(key_of(text))
+        self.keys += key_of(text)
         if marks := description.marks_of(text):
             self.marks[line.number] = marks
 
@@ -131,8 +133,24 @@ def read(rules: Rules, block: Block) -> Documents:
             if not enough:
                 found._add_bad(line)
     if rules.bands:
-        found.signatures = near_duplicates.signatures(found.strings().to_pylist(), rules.bands)
+        words = words_of(found.strings().to_pylist())
+        found.signatures = near_duplicates.signatures(words, rules.bands)
+        found.parts = leakage.parts_of(words)
     return found
+
+
+def sources(blocks: Iterable[Block], wanted: np.ndarray) -> Iterator[tuple[int, str]]:
+    """Of the documents on these lines, yield the number of each that says where it is from, and what it says.
+
+    It does in a field `source`, as tools.collect writes it.
+    """
+    numbers = set(wanted.tolist())
+    for block in blocks:
+        if b'"source"' in block.content:
+            for line in _lines(block):
+                with suppress(ValueError, TypeError, KeyError):  # the corpus is being written to: that is said later
+                    if line.number in numbers and isinstance(source := json.loads(line.content)["source"], str):
+                        yield line.number, printable(source)
 
 
 def _lines(block: Block) -> Iterator[Line]:
@@ -150,15 +168,7 @@ def _usual_beginnings(field: str) -> tuple[bytes, ...]:
 
 def key_of(text: str) -> bytes:
     """16 bytes that two documents share when they have the same words in Unicode's composition (NFC)."""
-    return blake2b(" ".join(unicodedata.normalize("NFC", text).split()).encode(), digest_size=16).digest()
-
-
-def first_lines(found: Documents, met: dict[bytes, int]) -> list[int]:
-    """For each document of a block the line of the first one with its key: its own if it is new.
-
-    `met` has the lines of the documents met before, by their keys, and then of these as well: some 120 bytes each.
-    """
-    return [met.setdefault(key[:_TOLD_BY], line) for key, line in zip(found.keys, found.lines, strict=True)]
+    return blake2b(" ".join(unicodedata.normalize("NFC", text).split()).encode(), digest_size=KEY).digest()
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import re
 import shlex
 from pathlib import Path
 
-from stages.lib.common.cli import UserError, printable
+from stages.lib.common.cli import UserError, command, printable
 
 COMPRESSED = {".gz": "gzip", ".zst": "zstd"}
 BOM = b"\xef\xbb\xbf"
@@ -18,7 +18,7 @@ _MAGIC = {
     b"BZh": ("packed with bzip2", None),
     b"\xfd7zXZ\0": ("packed with xz", None),
     b"PK\x03\x04": ("a ZIP archive, as .docx, .xlsx and .epub are", None),
-    b"%PDF-": ("a PDF", "take its text out with pdftotext, and give that to python -m tools.collect"),
+    b"%PDF-": ("a PDF", "take its text out with pdftotext, and give that to " + command("python -m tools.collect")),
     b"PAR1": ("Parquet", None),
     b"ARROW1": ("an Arrow file", None),
     b"{\\rtf": ("RTF", None),
@@ -29,7 +29,8 @@ _WRAPPED = re.compile(rb'\s*\{[^\S\n]*\n[^\[\]]*?"(\w+)"\s*:\s*\[\s*\{')
 
 def how_to_collect(path: str | Path, options: str = "") -> str:
     """The command that makes a corpus of a file."""
-    return f"python -m tools.collect {shlex.quote(str(path))}{options} --output NEW.jsonl makes a corpus of it"
+    collect = command(f"python -m tools.collect {shlex.quote(str(path))}{options} --output NEW.jsonl")
+    return f"{collect} makes a corpus of it"
 
 
 def refuse(path: Path, start: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import stat
 from collections.abc import Iterator
 from io import BufferedReader
@@ -12,7 +13,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from stages.lib.common.cli import UserError, printable
+from stages.lib.common.cli import UserError, command, printable
 from stages.lib.corpus import formats
 from stages.lib.corpus.formats import COMPRESSED
 from stages.lib.corpus.places import Places
@@ -60,8 +61,8 @@ def files_of(path: str | Path) -> list[Path]:
         _refuse_what_is_no_file(file)
         if not file.name.endswith(ENDINGS):
             raise UserError(
-                f"{printable(str(file))} is none of {', '.join(ENDINGS)}: take it out of {name}, whose files are the "
-                "corpus"
+                f"{printable(str(file))} is none of {', '.join(ENDINGS)}, and all files of {name} are the corpus: "
+                f"{command(f'python -m tools.collect {shlex.quote(name)}')} makes one of texts in other forms"
             )
     if not found:
         raise UserError(f"{name} holds no file: put your texts there, as {', '.join(ENDINGS)}")
@@ -84,10 +85,14 @@ def size(path: str | Path) -> int:
 class Reader:
     """The lines of JSON Lines, plain or compressed (`.gz`, `.zst`), some thousands at a time."""
 
-    def __init__(self, path: str | Path, max_bytes: int) -> None:
-        """`path` is a file or a folder. Of a line longer than `max_bytes` no more than a block is held beyond that."""
+    def __init__(self, path: str | Path, max_bytes: int, limit: int | None = None) -> None:
+        """`path` is a file or a folder. Of a line longer than `max_bytes` no more than a block is held beyond that.
+
+        The lines after the first `limit` are not read; None: all are.
+        """
         self.path = Path(path)
         self.max_bytes = max_bytes
+        self.limit = limit
         self.position = 0  # bytes of the files that were read; of compressed ones, of what is packed
         self.places = Places()  # of the lines read so far
         self._before: dict[Path, tuple[int, ...]] = {}
@@ -97,11 +102,22 @@ class Reader:
         number = 1
         self._before = {path: _state(path) for path in files_of(self.path)}
         for path in self._before:
+            if self.limit is not None and number > self.limit:
+                return
             self.places.add(number, path.as_posix())
             for content, size in self._of_file(path):
+                if self.limit is not None and number + content.count(b"\n") > self.limit:
+                    kept = _first_lines(content, self.limit - number + 1)
+                    if kept:
+                        yield Block(number, kept, size if kept == content else len(kept))
+                    return
                 yield Block(number, content, size)
                 number += content.count(b"\n")
                 number += not content.endswith(b"\n")  # at the end of a file, before the next one's first line
+
+    def again(self) -> Reader:
+        """One that reads the same lines once more."""
+        return Reader(self.path, self.max_bytes, self.limit)
 
     def refuse_changes(self) -> None:
         """Raise UserError when the files are not those that were read: one was written to, came, or went meanwhile."""
@@ -149,6 +165,13 @@ class Reader:
                 parts, size = [], 0
         if size:
             yield b"".join(parts), size
+
+
+def _first_lines(content: bytes, count: int) -> bytes:
+    end = 0
+    for _ in range(count):
+        end = content.find(b"\n", end) + 1 or len(content)
+    return content[:end]
 
 
 def _state(path: Path) -> tuple[int, ...]:

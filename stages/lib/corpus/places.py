@@ -19,13 +19,15 @@ class Places:
     def __init__(self) -> None:
         self._firsts: list[int] = []
         self._names: list[str] = []
+        self._sources: dict[int, str] = {}
 
     @classmethod
-    def read(cls, path: str | Path) -> Places:
-        """What `write` stored."""
+    def read(cls, path: str | Path, sources: str | Path | None = None) -> Places:
+        """What `write` stored, and, as a table with the columns `line` and `source`, where some texts are from."""
         made = cls()
         for row in files.read_tsv(path):
             made.add(int(row["first_line"]), row["file"])
+        made._sources = {int(row["line"]): row["source"] for row in (files.read_tsv(sources) if sources else [])}
         return made
 
     def write(self, path: str | Path) -> None:
@@ -47,7 +49,9 @@ class Places:
         return self._find(line)[0]
 
     def short(self, line: int) -> str:
-        """The line, preceded by its file where there are several."""
+        """Where the text is from, if that is known; else the line, preceded by its file where there are several."""
+        if line in self._sources:
+            return self._sources[line]
         name, number = self._find(line)
         return f"{name}:{number}" if len(self._names) > 1 else str(number)
 

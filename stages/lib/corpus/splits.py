@@ -20,24 +20,22 @@ SPLITS = ("train", "validation", "test")
 SCHEMA = pa.schema([("text", pa.string()), ("line", pa.int64()), ("split", pa.string())])
 # A record batch is written when it has reached either, so that what holds one in memory stays small.
 BATCH_DOCUMENTS, BATCH_BYTES = 1000, 2**21
-_WORD = 2**64 - 1
 
 
-def split_of(key: bytes, seed: int, validation_fraction: float, test_fraction: float) -> int:
-    """The split of a document, as its place in `SPLITS`, from its key alone."""
-    mixed = _mixed(int.from_bytes(key[:8], "little") ^ _mixed(seed))
-    position = (mixed >> 11) / 2**53  # in [0, 1)
-    if position < test_fraction:
-        return SPLITS.index("test")
-    return SPLITS.index("validation" if position < test_fraction + validation_fraction else "train")
+def splits_of(keys: np.ndarray, seed: int, validation_fraction: float, test_fraction: float) -> np.ndarray:
+    """The splits of documents, as their places in `SPLITS` (int8), from the first halves of their keys (uint64)."""
+    positions = (_mixed(keys ^ _mixed(np.array([seed], np.uint64))) >> np.uint64(11)) / 2**53  # in [0, 1)
+    held_out = np.where(positions < test_fraction, SPLITS.index("test"), SPLITS.index("validation"))
+    train = positions >= test_fraction + validation_fraction
+    return np.where(train, SPLITS.index("train"), held_out).astype(np.int8)
 
 
-def _mixed(word: int) -> int:
+def _mixed(numbers: np.ndarray) -> np.ndarray:
     """64 bits to 64 in which every one depends on all of theirs: SplitMix64 (Steele et al. 2014)."""
-    word = word + 0x9E3779B97F4A7C15 & _WORD
-    word = (word ^ word >> 30) * 0xBF58476D1CE4E5B9 & _WORD
-    word = (word ^ word >> 27) * 0x94D049BB133111EB & _WORD
-    return word ^ word >> 31
+    numbers = numbers + np.uint64(0x9E3779B97F4A7C15)
+    numbers = (numbers ^ numbers >> np.uint64(30)) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ numbers >> np.uint64(27)) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ numbers >> np.uint64(31)
 
 
 class Writer:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from transformers import GPT2LMHeadModel
 
+from stages.lib.common import scripts
 from stages.lib.evaluation import copying
 from stages.lib.model import generation
 from stages.lib.rows.packing import Document
@@ -22,6 +23,13 @@ COPY_LENGTH = 64  # tokens that they write then
 COPY_RUN = 50  # tokens of these that make a copy, as in Carlini et al. 2023, https://arxiv.org/abs/2202.07646
 COPY_CONTEXT = 1 + COPY_PROMPT + COPY_RUN  # tokens that a model must see to show a copy
 
+# How a text may begin, by the letters of the training documents.
+USUAL_PROMPTS = {
+    "Cyrillic": ("Жил-был", "Осенью в городе", "— А скажите, пожалуйста, —"),
+    "Latin": ("Once upon a time", "In the autumn the town", "“Tell me, please,”"),
+}
+_LOOKED_AT = 100  # documents
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -30,6 +38,12 @@ class Prompt:
     text: str
     line: int | None = None
     original: str | None = None
+
+
+def script_of(documents: Iterable[Document], tokenizer: Tokenizer) -> str | None:
+    """The main script of the first documents."""
+    first = itertools.islice(documents, _LOOKED_AT)
+    return scripts.main_script(tokenizer.decode(document.ids[1:-1].tolist()) for document in first)
 
 
 def evenly(count: int, wanted: int) -> set[int]:

@@ -29,10 +29,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from stages.lib.common.cli import command
 from stages.lib.hub.patience import AskedToWait, Silent, reason
 
 _FOLDER = "or use a folder (base.hub: null)"
-_LOG_IN = "run hf auth login, or set HF_TOKEN"
+_LOG_IN = f"run {command('hf auth login')}, or set HF_TOKEN"
 
 
 class NotTheHub(Exception):
@@ -67,7 +68,7 @@ def _explain_setting(error: Exception, name: str) -> str | None:
     if isinstance(error, HFValidationError):
         return f"{name} is no name a model of the Hub can have: mend base.hub in params.yaml"
     if isinstance(error, LocalProtocolError | UnicodeEncodeError):
-        return "the token holds a character that no token has: mend HF_TOKEN, or run hf auth login"
+        return f"the token holds a character that no token has: mend HF_TOKEN, or run {command('hf auth login')}"
     if isinstance(error, UnsupportedProtocol | InvalidURL):
         return f"HF_ENDPOINT is {host()!r}, no address of a server: it must be such as https://huggingface.co"
     return None
@@ -90,8 +91,8 @@ def _explain_answer(error: HfHubHTTPError, name: str, revision: str | None) -> s
         return f"the Hub has no model {name}, or it is private: mend base.hub in params.yaml, or {_LOG_IN}"
     if status == 401:
         return (
-            "the Hub does not accept your token: set HF_TOKEN to a valid one or unset it, or run hf auth login; public "
-            "models need none"
+            "the Hub does not accept your token: set HF_TOKEN to a valid one or unset it, or run "
+            f"{command('hf auth login')}; public models need none"
         )
     if status == 403:
         return f"the Hub refuses {name} (403): the token lacks the permission to read it. Take another, {_FOLDER}"

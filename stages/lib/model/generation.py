@@ -17,6 +17,7 @@ from transformers import (
 )
 
 from stages.lib.common.cli import UserError
+from stages.lib.model import devices
 from stages.lib.rows.tokens import Tokenizer, beginning_with, prompt_ids
 
 BROKEN = "\N{REPLACEMENT CHARACTER}"  # what is decoded from a part of a character
@@ -175,9 +176,14 @@ def likeliest(
     return [_own(ids, closing) for ids in written]
 
 
-def openings(
-    model: GPT2LMHeadModel, tokenizer: Tokenizer, count: int, new_tokens: int, check: Callable[[], None]
-) -> list[str]:
+def by_itself(
+    model: GPT2LMHeadModel,
+    tokenizer: Tokenizer,
+    count: int,
+    sampling: Sampling,
+    check: Callable[[], None],
+    seed: int = 0,
+) -> list[Continuation]:
     """`count` texts that the model begins by itself, as it stands in the middle of training; all at once.
 
     `check` is called before each token, and may raise. Leaves the model's mode and the random states as they were.
@@ -185,12 +191,12 @@ def openings(
     training = model.training
     model.eval()
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), devices.any_kernel():
             prompts = [[tokenizer.opening]] * count
-            written = _generate(model, tokenizer.closing, prompts, Sampling(new_tokens), seed=0, check=check)
+            written = _generate(model, tokenizer.closing, prompts, sampling, seed, check=check)
     finally:
         model.train(training)
-    return [_continuation(tokenizer, ids).text for ids in written]
+    return [_continuation(tokenizer, ids) for ids in written]
 
 
 def _generate(

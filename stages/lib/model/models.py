@@ -1,8 +1,8 @@
 """GPT-2 models on disk and in memory.
 
 In memory the weights are float32 whatever they were stored in, attention is the fused kernel, dropout is off unless
-asked for, and `gelu_new` is replaced by `gelu_pytorch_tanh`, the same function in one operation. None of this is
-written back: a saved model carries the configuration it came with.
+asked for, `gelu_new` is replaced by `gelu_pytorch_tanh`, the same function in one operation, and the number of threads
+does not change what is computed. None of this is written back: a saved model carries the configuration it came with.
 """
 
 from __future__ import annotations
@@ -17,7 +17,9 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from stages.lib.common import files
-from stages.lib.common.cli import UserError
+from stages.lib.common.cli import UserError, command
+from stages.lib.model import threads
+from stages.lib.model.attention import find_documents
 
 # The tokenizer of a model folder: the form that is read, then the older one, which not every tokenizer has.
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt")
@@ -31,22 +33,22 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
     """The GPT-2 in `folder`, float32, on the CPU, in evaluation mode.
 
     `dropout` is the share of units dropped in training mode, everywhere GPT-2 has dropout; `attention` is transformers'
-    name of a kernel. Raises UserError when the folder holds no model.
+    name of a kernel, or `documents`. Raises UserError when the folder holds no model.
     """
     if not (Path(folder) / "model.safetensors").exists():
-        raise UserError(f"{folder} holds no model yet: run dvc repro")
+        raise UserError(f"{folder} holds no model yet: run {command('dvc repro')}")
     config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
     with quiet():
         model = GPT2LMHeadModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
     check_finite(model.named_parameters(), str(folder))
     # What the folder says of generation is for other tools: here it would fill in whatever a command leaves open.
     model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
-    return model.eval()
+    return find_documents(threads.share_alike(model)).eval()
 
 
-def create(config: GPT2Config) -> GPT2LMHeadModel:
+def create(config: GPT2Config, attention: str = "sdpa") -> GPT2LMHeadModel:
     """A GPT-2 of this shape with fresh weights, drawn from torch's global generator."""
-    return GPT2LMHeadModel(at_work(config)).eval()
+    return find_documents(threads.share_alike(GPT2LMHeadModel(at_work(config, attention=attention)))).eval()
 
 
 def at_work(config: GPT2Config, dropout: float = 0.0, attention: str = "sdpa") -> GPT2Config:
@@ -57,6 +59,12 @@ def at_work(config: GPT2Config, dropout: float = 0.0, attention: str = "sdpa") -
     config.pad_token_id = None
     config._attn_implementation = attention
     return config
+
+
+def head_width(folder: str | Path) -> int:
+    """The width of an attention head of the GPT-2 in `folder`."""
+    config = GPT2Config.from_pretrained(folder)
+    return config.n_embd // config.n_head
 
 
 def check_finite(weights: Iterable[tuple[str, torch.Tensor]], name: str) -> None:
@@ -77,10 +85,10 @@ def freeze(model: GPT2LMHeadModel, layers: int) -> None:
         module.requires_grad_(False)
 
 
-def save(model: GPT2LMHeadModel, folder: str | Path) -> None:
-    """Write configuration and weights to `folder`, as safetensors."""
+def save(model: GPT2LMHeadModel, folder: str | Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write configuration and weights to `folder`, as safetensors: those of `model`, or others in their place."""
     with quiet(), files.writing(folder):
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=weights)
 
 
 def save_tuned(model: GPT2LMHeadModel, base: str | Path, folder: str | Path) -> None:

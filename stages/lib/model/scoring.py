@@ -19,11 +19,13 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
+from stages.lib.model import devices
+from stages.lib.processes.group import ALONE, Group
 from stages.lib.rows.packing import IGNORE, Document
 from stages.lib.rows.tokens import text_tokens
 
 # Logits made at once, and tokens (padding included) that go through the model at once: as many as are fastest.
-_LOGITS_ON_CPU, _LOGITS_ON_GPU = 2**22, 2**28
+_LOGITS_ON_CPU = 2**22
 _TOKENS_ON_CPU, _TOKENS_ON_GPU = 2**11, 2**15
 _BUFFER = 256  # documents that are sorted by length together, so that batches need little padding
 
@@ -42,7 +44,7 @@ def next_token_nats(
     predicted = labels[:, 1:] != IGNORE
     nats = torch.zeros(predicted.shape, device=labels.device)
     # Logits are by far the largest thing here: only those that are needed, and only some at a time.
-    at_once = max(1, (_LOGITS_ON_CPU if labels.device.type == "cpu" else _LOGITS_ON_GPU) // model.config.vocab_size)
+    at_once = devices.at_once(model.config.vocab_size, _LOGITS_ON_CPU, labels.device)
     nats[predicted] = torch.cat(
         [
             cross_entropy(model.lm_head(some).float(), targets, reduction="none")
@@ -127,13 +129,15 @@ def score_documents(
     stride: int | None = None,
     batch_tokens: int | None = None,
     check: Callable[[], None] = lambda: None,
+    group: Group = ALONE,
 ) -> Iterator[Score]:
     """Yield the score of each document, in order. Raises ValueError for one that is not whole: it has no end to score.
 
     `stride`: by how many tokens the window moves on over a document longer than the context; each token then has at
     least context - stride tokens before it. Half the context by default. `batch_tokens`: tokens, padding included,
-    that go through the model at once. `check` is called before each batch, and may raise. The model is scored in
-    evaluation mode and handed back in the mode it was in.
+    that go through the model at once. `check` is called before each batch, and may raise. The processes of `group`
+    take turns with the batches, each making as many passes as the others, and each yields all scores. The model is
+    scored in evaluation mode and handed back in the mode it was in.
     """
     context = model.config.n_positions
     if stride is None:
@@ -147,7 +151,7 @@ def score_documents(
     try:
         documents = iter(documents)
         while buffer := list(islice(documents, _BUFFER)):
-            yield from _score_buffer(model, buffer, context, stride, batch_tokens, check)
+            yield from _score_buffer(model, buffer, context, stride, batch_tokens, check, group)
     finally:
         model.train(training)
 
@@ -159,23 +163,28 @@ def _score_buffer(
     stride: int,
     batch_tokens: int,
     check: Callable[[], None],
+    group: Group,
 ) -> Iterator[Score]:
-    nats = np.zeros(len(buffer))
-    end_of_text_nats = np.zeros(len(buffer))
     if not all(document.whole for document in buffer):
         raise ValueError("only whole documents can be scored")
     windows = [w for place, document in enumerate(buffer) for w in _windows(place, document.ids, context, stride)]
     windows.sort(key=lambda window: -len(window.ids))
-    at = 0
+    of_windows = np.zeros((2, len(windows)))  # nats of the document's own tokens, and of the one that closes it
+    at, turn = 0, 0
     while at < len(windows):
         batch = windows[at : at + max(1, batch_tokens // len(windows[at].ids))]
-        at += len(batch)
-        check()
-        for window, row in zip(batch, _score_batch(model, batch), strict=True):
-            ends = window.ids[-1] == buffer[window.document].ids[-1]
-            nats[window.document] += row[:-1].sum() if ends else row.sum()
-            if ends:
-                end_of_text_nats[window.document] = row[-1]
+        if turn % group.size == group.rank:
+            check()
+            for place, (window, row) in enumerate(zip(batch, _score_batch(model, batch), strict=True), at):
+                ends = window.ids[-1] == buffer[window.document].ids[-1]
+                of_windows[:, place] = (row[:-1].sum(), row[-1]) if ends else (row.sum(), 0)
+        at, turn = at + len(batch), turn + 1
+    if 0 < turn % group.size <= group.rank:
+        _score_batch(model, batch)  # once more: a sharded model takes all processes, and others wait in any case
+    nats, end_of_text_nats = np.zeros((2, len(buffer)))
+    for window, own, end in zip(windows, *group.sum(of_windows), strict=True):
+        nats[window.document] += own
+        end_of_text_nats[window.document] += end
     for place, document in enumerate(buffer):
         yield Score(
             document.line, document.size, text_tokens(document), float(nats[place]), float(end_of_text_nats[place])

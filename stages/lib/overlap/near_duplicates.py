@@ -16,11 +16,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-import regex
 from rensa import RMinHash
-from xxhash import xxh3_64_intdigest
 
-from stages.lib.overlap.words import words_of
+from stages.lib.overlap.words import Words, mixed, runs_of, words_of
 
 SHINGLE = 5  # words
 _MISSED = 0.005  # of the pairs that are just similar enough
@@ -30,10 +28,6 @@ _MOST_BANDS = 16
 _COMPARED = 10
 _LOOKED_AT = 20
 _SEED = 1
-_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits all over
-# Scripts that put no space between words: each character counts as a word.
-_UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
-_PARTS = regex.compile(rf"{_UNSPACED.pattern}\p{{M}}*|[^{_UNSPACED.pattern[1:-1]}]+")
 
 
 class Pair(NamedTuple):
@@ -62,53 +56,25 @@ class Bands(NamedTuple):
         return cls(_MOST_BANDS, 1)
 
 
-def shingles(text: str) -> set[str]:
-    """The shingles of a text; of one that is shorter, all of it."""
-    words = _words(text)
-    return {" ".join(words[start : start + SHINGLE]) for start in range(max(1, len(words) - SHINGLE + 1))}
+def shingles(words: Words) -> Words:
+    """The shingles of each text; of one that is shorter, all of it. Some stand there more than once."""
+    missing = np.maximum(SHINGLE - words.counts(), 0)
+    filled = np.insert(words.numbers, np.repeat(words.offsets[1:], missing), 0)
+    return runs_of(Words(filled, words.offsets + np.concatenate([[0], np.cumsum(missing)])), SHINGLE)
 
 
-def signatures(texts: Sequence[str], bands: Bands) -> np.ndarray:
+def signatures(words: Words, bands: Bands) -> np.ndarray:
     """Of each text one number a band, the same for most texts that are similar: uint32 [texts, bands]."""
-    if not texts:
+    if len(words.offsets) == 1:
         return np.empty((0, bands.count), np.uint32)
-    hashes, offsets = _hashed(texts)
+    found = shingles(words)
     count = bands.count * bands.rows
-    rows = np.array(RMinHash.digest_matrix_from_flat_token_hashes(hashes, offsets, count, _SEED).to_rows(), np.uint64)
-    mixed = np.zeros((len(texts), bands.count), np.uint64)
+    hashes = RMinHash.digest_matrix_from_flat_token_hashes(found.numbers, found.offsets, count, _SEED)
+    hashes = np.array(hashes.to_rows(), np.uint64)
+    signed = np.zeros((len(hashes), bands.count), np.uint64)
     for row in range(bands.rows):
-        mixed = (mixed ^ rows[:, row :: bands.rows]) * _MULTIPLIER
-        mixed ^= mixed >> np.uint64(29)
-    return (mixed >> np.uint64(32)).astype(np.uint32)
-
-
-def _words(text: str) -> list[str]:
-    words = words_of(text)
-    if _UNSPACED.search(text):
-        return [part for word in words for part in _PARTS.findall(word)]
-    return words
-
-
-def _hashed(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """The shingles of all texts as hashes (uint64), and where those of each begin, with the end of all (int64).
-
-    The same as hashing each of `shingles`, for all texts at once; some stand there more than once.
-    """
-    words: list[int] = []
-    counts = []
-    for text in texts:
-        found = [xxh3_64_intdigest(word.encode()) for word in _words(text)]
-        found += [0] * (SHINGLE - len(found))
-        words += found
-        counts.append(len(found))
-    hashes = np.array(words, np.uint64)
-    rolled = np.zeros(len(hashes) - SHINGLE + 1, np.uint64)
-    for place in range(SHINGLE):
-        rolled = rolled * _MULTIPLIER + hashes[place : place + len(rolled)]
-    within = np.ones(len(hashes), bool)
-    for back in range(1, SHINGLE):
-        within[np.cumsum(counts) - back] = False  # they would go on into the next text
-    return rolled[within[: len(rolled)]], np.cumsum([0, *(count - SHINGLE + 1 for count in counts)])
+        signed = mixed(signed ^ hashes[:, row :: bands.rows])
+    return (signed >> np.uint64(32)).astype(np.uint32)
 
 
 def pairs(signed: np.ndarray, text_of: Callable[[int], str], similarity: float) -> Iterator[Pair]:
@@ -120,8 +86,8 @@ def pairs(signed: np.ndarray, text_of: Callable[[int], str], similarity: float) 
     linked = _link(signed)
 
     @lru_cache(maxsize=1000)
-    def shingles_of(place: int) -> set[str]:
-        return shingles(text_of(place))
+    def shingles_of(place: int) -> set[int]:
+        return set(shingles(words_of([text_of(place)])).numbers.tolist())
 
     for second in np.flatnonzero((linked > 0).any(axis=1)).tolist():
         mine = shingles_of(second)
@@ -151,7 +117,7 @@ def firsts(count: int, found: Sequence[Pair]) -> array[int]:
     return parents
 
 
-def _jaccard(one: set[str], other: set[str]) -> float:
+def _jaccard(one: set[int], other: set[int]) -> float:
     both = len(one & other)
     return both / (len(one) + len(other) - both)
 

@@ -18,8 +18,6 @@ MANY_DUPLICATES = 0.1  # share of the lines, or of the documents
 MORE_COPIES = 0.1  # share of copies after the beginnings of training documents, over that after held-out ones
 MUCH_REPETITION = 0.2  # share of the runs of four tokens that stood earlier in the same sample
 
-OPENAI_GPT2 = "openai-community/gpt2"
-
 
 @dataclass(frozen=True)
 class Finding:
@@ -35,98 +33,88 @@ def warnings(facts: dict[str, Any], words: Words) -> list[Finding]:
     `facts` holds the figures of the stages `validate`, `tokenize`, `train` and `evaluate`, the rows of
     `validation.tsv` as `validation`, and `settings`.
     """
-    return [
-        *_about_the_result(facts, words),
-        *_about_training(facts, words),
-        *_about_the_corpus(facts, words),
-        *_about_the_tokens(facts, words),
-        *_about_the_texts(facts, words),
-    ]
+    parts = (_about_the_result, _about_training, _about_the_corpus, _about_the_tokens, _about_the_texts)
+    return [finding for about in parts for finding in about(facts, words)]
 
 
 def next_steps(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     """What is likely to make the model better, or the result surer, from here."""
-    settings, validation = facts["settings"], _validation(facts)
-    epochs = settings["train"]["epochs"]
-    if len(validation) > 2 and validation[-1] < STILL_FALLING * min(validation[:-1]):
+    validation, (setting, length) = _validation(facts), _length(facts)
+    if len(validation) > 1 and validation[-1] < STILL_FALLING * min(validation[:-1]):
         yield Finding(
-            words("The validation was still falling at the end: train longer."),
-            _experiment("train.epochs", 2 * epochs),
+            words("The validation loss was still falling at the end: train longer."), _experiment(setting, 2 * length)
         )
     if facts["base"]["source"] != "hub":
         yield Finding(
-            words("Start from a larger model, of the language of your texts; README.md says which. A GPU helps."),
-            _experiment("base.hub", OPENAI_GPT2) if settings["report"]["corpus_language"] == "en" else None,
+            words("Start from a larger model in the language of your texts; README.md lists some. A GPU helps."),
+            _experiment("base.hub", "openai-community/gpt2") if facts["corpus_language"] == "en" else None,
         )
     if facts["evaluate"]["documents"]:
         yield Finding(
-            words("See how much of a difference is chance: train with other seeds, then compare."),
+            words("To see how much of the difference is chance, train with other seeds and compare."),
             "dvc exp run --queue -S 'train.seed=1,2,3' && dvc exp run --run-all && python -m tools.seeds",
         )
 
 
 def _about_the_result(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
-    evaluation = facts["evaluate"]
-    compared, documents = evaluation["comparison"], evaluation["documents"]
+    compared, documents = (facts["evaluate"][name] for name in ("comparison", "documents"))
     if not documents:
-        yield Finding(
-            words(
-                "No document fell into the test split: whether the model got better is not known. Divide your long "
-                "documents, at their chapters for example: each piece on a line of its own."
-            )
+        remedy = (
+            words("Divide your long documents, at chapters for example: one piece per line.")
             if facts["validate"]["few_long_documents"]
-            else words(
-                "No document fell into the test split: whether the model got better is not known. "
-                "A larger corpus, or a larger validate.test_fraction, has some."
-            )
+            else words("Add texts, or raise validate.test_fraction.")
         )
+        unknown = words("No document fell into the test split, so whether the model got better is not known.")
+        yield Finding(f"{unknown} {remedy}")
         return
     if compared["low"] > 0:
         yield Finding(
-            words("Tuning made the model worse on texts it had not seen. Try a lower rate."), _lower_rate(facts)
+            words("Tuning made the model worse on texts it had not seen. Lower the learning rate."), _lower_rate(facts)
         )
     elif compared["high"] >= 0:
-        yield Finding(words("The difference from the base model may be chance: its 95 %% interval includes 0."))
+        yield Finding(words("The difference from the base model may be chance: its 95%% interval includes 0."))
     if documents < FEW_TEST_DOCUMENTS:
         yield Finding(
-            words(
-                "Only %(documents)s test documents: the figures on them are rough. More texts would make them surer.",
-                documents=documents,
+            words.plural(
+                "Only %(count)s test document: the figures are rough. More texts would make them surer.",
+                "Only %(count)s test documents: the figures are rough. More texts would make them surer.",
+                documents,
             )
         )
 
 
 def _about_training(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
-    train, settings, validation = facts["train"], facts["settings"]["train"], _validation(facts)
+    validation, (setting, length) = _validation(facts), _length(facts)
     if not validation:
         yield Finding(
             words(
-                "No document fell into the validation split: the weights of the last step were kept, "
-                "whether or not earlier ones were better."
+                "No document fell into the validation split, so the weights of the last step were kept, "
+                "even if earlier ones were better."
             )
         )
         return
     before, *after = validation
     if min(after, default=before) >= before:
         yield Finding(
-            words("On the validation documents the base model was never beaten. Try a lower rate."), _lower_rate(facts)
+            words("No step beat the base model on the validation documents. Lower the learning rate."),
+            _lower_rate(facts),
         )
         return
     if after[-1] < LATER_WORSE * min(after):
         return
-    if settings["keep"] == "best":
+    if facts["settings"]["train"]["keep"] == "best":
         yield Finding(
             words(
-                "Overfitting: after step %(step)s the validation got worse while training went on. The weights of "
-                "that step were kept; fewer epochs take less time, more texts help.",
-                step=words.number(train["best_step"], 0),
+                "Overfitting: after step %(step)s the model got worse on the validation documents. The weights of that "
+                "step were kept. A shorter run saves time; more texts help.",
+                step=words.number(facts["train"]["best_step"], 0),
             ),
-            _experiment("train.epochs", settings["epochs"] // 2) if settings["epochs"] > 1 else None,
+            _experiment(setting, length // 2) if length >= 2 else None,
         )
     else:
         yield Finding(
             words(
-                "Overfitting: the validation was better earlier than at the end. "
+                "Overfitting: the model was better on the validation documents earlier than at the end. "
                 "train.keep=best keeps the better weights."
             ),
             _experiment("train.keep", "best"),
@@ -137,25 +125,26 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     validate = facts["validate"]
     if validate["rejected"]:
         yield Finding(
-            words(
-                "%(lines)s lines were left out: data/rejected.jsonl has them, each with the reason.",
-                lines=words.number(validate["rejected"], 0),
+            words.plural(
+                "%(count)s line was left out: data/validated/rejected.jsonl has it, with the reason.",
+                "%(count)s lines were left out: data/validated/rejected.jsonl has them, each with the reason.",
+                validate["rejected"],
             )
         )
     # A rule may well belong into a text.
-    if marks := [one["mark"] for one in validate["marks"] if one["mark"].startswith("<")]:
+    if marks := [mark for mark in validate["marks"] if mark.startswith("<")]:
         yield Finding(
             words(
-                "The texts hold %(marks)s, with which other tools part texts: here they are learned as letters, and "
-                "the model writes them. Strip them where a text ends or begins, divide a text where they stand in its "
-                "middle; logs/validate.json names the first lines.",
+                "The texts contain %(marks)s, which other tools put between texts. Here the model learns them as "
+                "ordinary letters, and writes them. Remove them at the start and the end of a text, and divide a text "
+                "where they stand inside it; logs/validate.json names the first lines.",
                 marks=", ".join(marks),
             )
         )
     if validate["duplicates"] > MANY_DUPLICATES * validate["lines"]:
         yield Finding(
             words(
-                "%(share)s of the lines repeat another one and were left out.",
+                "%(share)s of the lines repeat an earlier one and were left out.",
                 share=words.percent(validate["duplicates"] / validate["lines"]),
             )
         )
@@ -163,8 +152,8 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     if alike > MANY_DUPLICATES * validate["kept"] and treated == "report":
         yield Finding(
             words(
-                "%(share)s of the documents are nearly the same as an earlier one: the model sees them again and "
-                "again, and learns them by heart.",
+                "%(share)s of the documents are nearly the same as an earlier one: the model sees them over and "
+                "over, and learns them by heart.",
                 share=words.percent(alike / validate["kept"]),
             ),
             _experiment("validate.near_duplicates", "drop"),
@@ -173,10 +162,13 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
         yield Finding(
             words(
                 "Leakage: %(share)s of the held-out documents share %(run)s words in a row with a training "
-                "document, so the figures on them are too good. logs/validate.json names the worst.",
+                "document, so the figures look better than they are. Take out what many texts share, such as headers "
+                "and signatures. Texts that are alike in other ways come into one split with a lower "
+                "validate.similarity. logs/validate.json names the worst.",
                 share=words.percent(validate["leakage"]["leaking_share"], 1),
                 run=validate["leakage"]["run_of_words"],
-            )
+            ),
+            _experiment("validate.similarity", 0.5) if facts["settings"]["validate"]["similarity"] > 0.5 else None,
         )
 
 
@@ -185,23 +177,25 @@ def _about_the_tokens(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     if not tokenize["vocabulary_fits"]:
         yield Finding(
             words(
-                "The base model's vocabulary was made for another language: a token stands for %(bytes)s bytes of your "
-                "texts. A base of their language learns faster and writes better.",
+                "The base model's vocabulary was made for another language: a token stands for only %(bytes)s bytes of "
+                "your texts. A base model in their language learns faster and writes better.",
                 bytes=words.number(tokenize["bytes_per_token"], 1),
             )
         )
     if tokenize["train"]["tokens"] < FEW_TRAINING_TOKENS:
         yield Finding(
-            words(
-                "Little to learn from: %(tokens)s training tokens. Some hundred texts of a page are a beginning.",
-                tokens=words.number(tokenize["train"]["tokens"], 0),
+            words.plural(
+                "Little to learn from: %(count)s training token. Start with a few hundred texts of a page each.",
+                "Little to learn from: %(count)s training tokens. Start with a few hundred texts of a page each.",
+                tokenize["train"]["tokens"],
             )
         )
     if tokenize["dropped_tokens"]:
         yield Finding(
-            words(
-                "%(tokens)s tokens of long documents were left out; with tokenize.overlong=split none are.",
-                tokens=words.number(tokenize["dropped_tokens"], 0),
+            words.plural(
+                "%(count)s token of long documents was left out; with tokenize.overlong=split none is.",
+                "%(count)s tokens of long documents were left out; with tokenize.overlong=split none are.",
+                tokenize["dropped_tokens"],
             ),
             _experiment("tokenize.overlong", "split"),
         )
@@ -214,31 +208,36 @@ def _about_the_texts(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     if more > MORE_COPIES:
         yield Finding(
             words(
-                "Memorised: given their beginnings, the model goes on word for word with %(share)s of the training "
-                "documents. Fewer epochs or more texts help; do not share it if the texts are private.",
+                "Memorised: given the beginning, the model continues %(share)s of the training documents word for "
+                "word. A shorter run or more texts help. If the texts are private, do not share the model.",
                 share=words.percent(copying["training"]["share_copied"]),
             )
         )
     if texts["copied"]:
-        yield Finding(words("Some samples repeat a training text word for word; it is marked in them."))
+        yield Finding(words("Some samples repeat a training text word for word; these parts are highlighted."))
     if texts["ended"] == 0:
         yield Finding(
-            words("No sample ended by itself: they are cut off at evaluate.new_tokens. Longer samples may end."),
+            words("No sample ended by itself: all were cut off at evaluate.new_tokens. Longer ones may end."),
             _experiment("evaluate.new_tokens", 2 * facts["settings"]["evaluate"]["new_tokens"]),
         )
     if texts["broken"]:
-        yield Finding(
-            words("Some samples hold bytes that are no characters: the model is not trained well enough yet.")
-        )
+        yield Finding(words("Some samples have bytes that form no character: the model needs more training."))
     if (texts["repetition"] or 0) > MUCH_REPETITION:
         yield Finding(
-            words("The samples repeat themselves. generate.py --repetition-penalty 1.2 or a higher --temperature help.")
+            words("The samples repeat themselves. A repetition penalty or a higher temperature helps."),
+            "python generate.py --repetition-penalty 1.2",
         )
 
 
 def _validation(facts: dict[str, Any]) -> list[float]:
     """Bits per byte of the validations in order; the first one is the base model's."""
     return [float(row["bits_per_byte"]) for row in facts["validation"]]
+
+
+def _length(facts: dict[str, Any]) -> tuple[str, float]:
+    """The setting that says how long training goes on, and its value."""
+    name = "max_steps" if facts["settings"]["train"]["max_steps"] else "epochs"
+    return f"train.{name}", facts["settings"]["train"][name]
 
 
 def _lower_rate(facts: dict[str, Any]) -> str:

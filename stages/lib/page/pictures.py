@@ -19,17 +19,14 @@ Rows = list[dict[str, str]]
 TRAINING, VALIDATION, CHOSEN = "#4a86d0", "#dd7a3f", "#2f9e62"  # legible on white and on black
 POINTS = 2000  # in one picture at most, of points that stand for one document or step each
 _SIZE = (5.0, 3.2)  # inches; letters of 10 points stay legible when a phone shows it 340 pixels wide
+_SQUARE = (4.4, 4.2)
 _INK = "#0d0e0f"  # stands for the colour of the page's text
+_PRINTED = ("#000000", "#ffffff")  # ink and paper of a picture that is no part of the page
 
 
 def loss(train: Rows, validation: Rows, best_step: int, words: Words) -> str:
     """Training and validation loss over the steps, the chosen weights marked."""
     return _inline("loss", lambda axes: _loss(axes, train, validation, best_step, words))
-
-
-def bits_per_byte(validation: Rows, best_step: int, words: Words) -> str:
-    """Validation bits per byte over the steps, the chosen weights marked."""
-    return _inline("bits", lambda axes: _bits_per_byte(axes, validation, best_step, words))
 
 
 def documents(rows: Rows, words: Words) -> str:
@@ -38,18 +35,19 @@ def documents(rows: Rows, words: Words) -> str:
     def draw(axes: Axes) -> None:
         base, tuned = ([float(row[name]) for row in _thinned(rows)] for name in ("base", "tuned"))
         low, high = min(base + tuned), max(base + tuned)
-        ends = [low - 0.05 * (high - low), high + 0.05 * (high - low)]
+        margin = 0.05 * (high - low) or 0.1  # where all are the same, too, there is a field around them
+        ends = (low - margin, high + margin)
         axes.plot(ends, ends, color=_INK, linestyle=":", linewidth=1)
         better = [after < before for before, after in zip(base, tuned, strict=True)]
         for wanted, colour, label in ((True, CHOSEN, words("better")), (False, VALIDATION, words("not better"))):
             chosen = [point for point, one in zip(zip(base, tuned, strict=True), better, strict=True) if one is wanted]
             if chosen:
                 axes.plot(*zip(*chosen, strict=True), "o", color=colour, markersize=4, alpha=0.7, label=label)
-        axes.set_aspect("equal")
+        axes.set(xlim=ends, ylim=ends, aspect="equal")
         _label(axes, words("base model, bits per byte"), words("tuned model, bits per byte"), words)
         axes.legend(frameon=False)
 
-    return _inline("documents", draw)
+    return _inline("documents", draw, _SQUARE)
 
 
 def lengths(rows: Rows, words: Words) -> str:
@@ -66,34 +64,21 @@ def lengths(rows: Rows, words: Words) -> str:
 
 
 def curves(train: Rows, validation: Rows, best_step: int, words: Words) -> str:
-    """Both curves side by side on white, as a file that stands by itself."""
-
-    def draw(figure: Figure) -> None:
-        panels = figure.subplots(1, 2 if validation else 1, squeeze=False)[0]
-        _loss(panels[0], train, validation, best_step, words)
-        if validation:
-            _bits_per_byte(panels[1], validation, best_step, words)
-
-    return _svg("curves", (2 * _SIZE[0], _SIZE[1]), draw, "#000000", "#ffffff")
+    """The same as `loss` on white, as a file that stands by itself."""
+    size = [1.6 * side for side in _SIZE]
+    return _svg("curves", size, lambda figure: _loss(figure.subplots(), train, validation, best_step, words), *_PRINTED)
 
 
 def _loss(axes: Axes, train: Rows, validation: Rows, best_step: int, words: Words) -> None:
     axes.plot(*_points(_thinned(train), "loss"), color=TRAINING, label=words("training"))
-    _validation(axes, validation, "loss", best_step, words)
-    _label(axes, words("step"), words("loss, nats a token"), words)
+    if validation:
+        _validation(axes, validation, best_step, words)
+    _label(axes, words("step"), words("loss, nats per token"), words)
     axes.legend(frameon=False)
 
 
-def _bits_per_byte(axes: Axes, validation: Rows, best_step: int, words: Words) -> None:
-    _validation(axes, validation, "bits_per_byte", best_step, words)
-    _label(axes, words("step"), words("bits per byte"), words)
-    axes.legend(frameon=False)
-
-
-def _validation(axes: Axes, validation: Rows, column: str, best_step: int, words: Words) -> None:
-    if not validation:
-        return
-    steps, values = _points(validation, column)
+def _validation(axes: Axes, validation: Rows, best_step: int, words: Words) -> None:
+    steps, values = _points(validation, "loss")
     axes.plot(steps, values, color=VALIDATION, marker="o", markersize=4, label=words("validation"))
     if best_step in steps:
         axes.plot(
@@ -105,7 +90,7 @@ def _validation(axes: Axes, validation: Rows, column: str, best_step: int, words
             markersize=11,
             fillstyle="none",
             markeredgewidth=2,
-            label=words("kept: step %(step)s", step=best_step),
+            label=words("kept: step %(step)s", step=words.number(best_step, 0)),
         )
 
 
@@ -136,9 +121,9 @@ def _points(rows: Rows, column: str) -> tuple[list[int], list[float]]:
     return [int(row["step"]) for row in rows], [float(row[column] or math.nan) for row in rows]
 
 
-def _inline(name: str, draw: Callable[[Axes], None]) -> str:
+def _inline(name: str, draw: Callable[[Axes], None], size: Sequence[float] = _SIZE) -> str:
     """A picture for the page: in the colour of its text, on whatever the page is."""
-    svg = _svg(name, _SIZE, lambda figure: draw(figure.subplots()), _INK, "none")
+    svg = _svg(name, size, lambda figure: draw(figure.subplots()), _INK, "none")
     return svg[svg.index("<svg") :].replace(_INK, "currentColor")
 
 

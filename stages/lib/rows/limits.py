@@ -7,8 +7,14 @@ from pathlib import Path
 
 from stages.lib.common import files
 from stages.lib.common.cli import UserError
-from stages.lib.common.params import PATH, Params
+from stages.lib.common.params import PATH, Base, Params
 from stages.lib.rows import tokens
+
+
+def need_folder(base: Base) -> None:
+    """Raise UserError when the base is to come from a folder that is none."""
+    if not base.hub and not Path(base.folder).is_dir():
+        raise UserError(f"{base.folder} is no folder: mend base.folder in params.yaml, or set base.hub")
 
 
 def check(settings: Params, base: Path) -> None:
@@ -31,7 +37,7 @@ def check(settings: Params, base: Path) -> None:
             "leave one to train"
         )
     tokenizer = tokens.Tokenizer(base)
-    for prompt in settings.evaluate.prompts:
+    for prompt in settings.evaluate.prompts if settings.evaluate.prompts != "auto" else ():
         try:
             tokens.prompt_ids(tokenizer, prompt, context)
         except UserError as error:

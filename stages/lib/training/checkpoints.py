@@ -14,40 +14,34 @@ until the next run starts. Of the runs that were left unfinished, the `ABANDONED
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 import psutil
-from ruamel.yaml import YAML
 
-from stages.lib.common import cli, files
+from stages.lib.common import cli, files, parents
 from stages.lib.common.cli import UserError
-from stages.lib.training.failpoints import reach
-from stages.lib.training.interruption import Interruption, chain_to_dvc
+from stages.lib.processes.failpoints import reach
+from stages.lib.training.environment import inputs
+from stages.lib.training.interruption import Interruption
 
 ABANDONED = 3  # unfinished runs whose checkpoints are kept, besides the one at work
 _MANIFEST = "manifest.json"
 _FINISHED = "finished"
+_OF_A_MODEL = (".safetensors", "config.json")  # how files end that a model is loaded from
 _LOOK_EVERY = 0.2  # seconds
 
 
 def main_repository() -> Path:
     """The repository the user works in; `dvc exp run --temp` runs the stages in a copy of it."""
     return Path(os.environ.get("DVC_ROOT", "."))
-
-
-def fingerprint(stage: str, **facts: Any) -> str:
-    """The SHA-256 over the contents of the stage's `deps` in dvc.yaml and over `facts`, in hexadecimal."""
-    pipeline = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
-    dependencies = {path: files.sha256_of_tree(path) for path in pipeline["stages"][stage]["deps"]}
-    return hashlib.sha256(files.to_json({"deps": dependencies, **facts}).encode()).hexdigest()
 
 
 def step_of(checkpoint: Path) -> int:
@@ -61,6 +55,7 @@ class Run:
     def __init__(self, fingerprint: str) -> None:
         self.fingerprint = fingerprint
         self.folder = main_repository() / "model" / "checkpoints" / fingerprint
+        self._best_hashes: dict[int, dict[str, str]] = {}
 
     @contextmanager
     def started(self, interruption: Interruption) -> Iterator[None]:
@@ -123,13 +118,30 @@ class Run:
 
     def seal(self, checkpoint: Path, best_step: int | None) -> None:
         """Write the manifest that makes `checkpoint` count. `best_step` names the best weights it relies on, if any."""
-        for path in checkpoint.rglob("*"):
-            files.sync(path)
-        files.write_json(checkpoint / _MANIFEST, self._described(checkpoint, best_step))
+        with ThreadPoolExecutor(1) as disk:  # which is slow, and leaves the time to hash
+            synced = disk.map(files.sync, sorted(checkpoint.rglob("*")))
+            described = self._described(checkpoint, best_step, self._best_hashes)
+            list(synced)
+        files.write_json(checkpoint / _MANIFEST, described)
         # Its name, too, before that of an older one goes: and those of the folders above, which may be new.
         for folder in (self.folder, self.folder.parent, self.folder.parent.parent):
             files.sync(folder)
         reach("checkpoint sealed")
+
+    def keep_best(self, step: int) -> None:
+        """Keep the weights of the checkpoint of a step, the best so far, for when that checkpoint is gone.
+
+        The same files by a second name: nothing is written anew.
+        """
+        checkpoint = self.folder / f"checkpoint-{step}"
+        hashes = files.read_json(checkpoint / _MANIFEST)["files"]
+        kept = [path for path in sorted(checkpoint.iterdir()) if path.name.endswith(_OF_A_MODEL)]
+        with files.new_folder(self.best(step)) as folder:
+            for path in kept:
+                files.link(path, folder / path.name)
+            reach("best weights written")
+        self._best_hashes = {step: {path.name: hashes[path.name] for path in kept}}
+        reach("best weights in place")
 
     def discard_older(self, keep: int) -> None:
         """Delete all but the `keep` newest checkpoints, and best weights that none of those relies on."""
@@ -155,6 +167,14 @@ class Run:
             shutil.rmtree(checkpoint)
         return None
 
+    def offered(self) -> dict[str, Path]:
+        """What training reads, for machines that have it not, by its place in their project: a checkpoint included."""
+        read = [Path("dvc.yaml"), Path("params.yaml"), *inputs("train")]
+        newest = self.latest()
+        inside = [path for path in sorted(newest.rglob("*")) if path.is_file()] if newest else []
+        home = self.folder.parents[2]
+        return {path.as_posix(): path for path in read} | {path.relative_to(home).as_posix(): path for path in inside}
+
     def newest(self) -> Path | None:
         """The checkpoint that was sealed last; for a run under way, which has looked at those it found."""
         return next((checkpoint for checkpoint in self._newest_first() if _manifest(checkpoint)), None)
@@ -171,11 +191,13 @@ class Run:
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("checkpoint-*"), key=step_of, reverse=True)
 
-    def _described(self, checkpoint: Path, best_step: int | None) -> dict[str, Any]:
-        """What the manifest of a checkpoint has to say."""
+    def _described(
+        self, checkpoint: Path, best_step: int | None, known: dict[int, dict[str, str]] | None = None
+    ) -> dict[str, Any]:
+        """What the manifest of a checkpoint has to say; best weights of a `known` step are not hashed again."""
         hashes = files.sha256_of_tree(checkpoint)
         hashes.pop(_MANIFEST, None)
-        best = None if best_step is None else files.sha256_of_tree(self.best(best_step))
+        best = None if best_step is None else (known or {}).get(best_step) or files.sha256_of_tree(self.best(best_step))
         return {"files": hashes, "best_step": best_step, "best": best}
 
 
@@ -213,7 +235,7 @@ def _remove_unless_held(folder: Path) -> bool:
 
 def _dvc() -> tuple[int, float] | None:
     """The `dvc` that started this process, by its number and its start, as numbers are used again."""
-    chain = chain_to_dvc() if "DVC_STAGE" in os.environ else []
+    chain = parents.chain_to_dvc() if "DVC_STAGE" in os.environ else []
     try:
         return (chain[-1][1], psutil.Process(chain[-1][1]).create_time()) if chain else None
     except psutil.NoSuchProcess:

@@ -13,17 +13,19 @@ from typing import Any
 
 from transformers import GPT2LMHeadModel, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from stages.lib.common import cli, files, params
+from stages.lib.common import cli, params
 from stages.lib.common.cli import UserError
-from stages.lib.model import models, scoring
+from stages.lib.model import generation, scoring
+from stages.lib.processes.failpoints import reach
+from stages.lib.processes.group import Group
 from stages.lib.training import checkpoints
-from stages.lib.training.board import Board
-from stages.lib.training.failpoints import reach
+from stages.lib.training.board import Boards
 from stages.lib.training.interruption import Interruption
-from stages.lib.training.plan import Plan
+from stages.lib.training.plan import Pace, Plan
 from stages.lib.training.record import Record
 from stages.lib.training.trainer import REMEDY
 
+_TOLD = "as another process was told to"
 _BAD_BASE = "the base model's weights are damaged, take another one"
 
 
@@ -32,25 +34,30 @@ class Course(TrainerCallback):
 
     A checkpoint is written before the validation of its step. A run that is killed in between goes on with that
     validation, which `begin` makes up for. `validate` and `write_samples` get a function to call before each batch,
-    which raises when somebody asked the run to stop.
+    which raises when somebody asked the run to stop. Of several processes each has a course: all take the same
+    decisions, the first one speaks and writes.
     """
 
     def __init__(
         self,
         run: checkpoints.Run,
         record: Record,
-        board: Board,
+        board: Boards,
         validate: Callable[[GPT2LMHeadModel, Callable[[], None]], scoring.Total],
-        write_samples: Callable[[GPT2LMHeadModel, Callable[[], None]], list[str]],
+        write_samples: Callable[[GPT2LMHeadModel, Callable[[], None]], list[generation.Continuation]],
         settings: params.Train,
         plan: Plan,
         interruption: Interruption,
+        group: Group,
+        pace: Pace,
     ) -> None:
         self._run, self._record, self._board = run, record, board
         self._validate, self._write_samples = validate, write_samples
-        self._settings, self._plan, self._interruption = settings, plan, interruption
+        self._settings, self._plan, self._interruption, self._group = settings, plan, interruption, group
         self._bar: cli.Bar | None = None
+        self._stops = False
         self._began, self._stepping = time.monotonic(), 0.0
+        self._pace = pace
 
     def begin(self, model: GPT2LMHeadModel, step: int) -> None:
         """Validate where that is due: the base model in a fresh run, or what a kill cut short at a checkpoint."""
@@ -71,17 +78,22 @@ class Course(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Ask for what is due after this step."""
         reach("step taken")
-        now = time.monotonic()
-        self._seconds += now - self._since
-        self._stepping += now - self._since
-        self._since = now
-        due = self._due(state.global_step)
-        if self._interruption.reason or due:
+        now, step = time.monotonic(), state.global_step
+        took = now - self._since
+        self._seconds, self._stepping, self._since = self._seconds + took, self._stepping + took, now
+        due = self._due(step)
+        # Asked once, for all alike: one that is told a moment later would save, or stop, without the others.
+        self._stops = self._group.any(bool(self._interruption.reason))
+        if self._stops and not self._interruption.reason:
+            self._interruption.reason = _TOLD
+        if self._stops or due:
             control.should_save = True
-        if state.global_step == self._plan.steps or (due and self._settings.patience):
+        if step == self._plan.steps or (due and self._settings.patience):
             control.should_log = True  # the curve must not end before the run does
-        if not self._interruption.reason:
+        if not self._stops:
             self._bar.update()
+            if left := self._pace.left(took, self._plan.steps - step, lambda: self._events_after(step)):
+                cli.say(f"  {left}")
 
     def on_log(
         self,
@@ -108,7 +120,8 @@ class Course(TrainerCallback):
     ) -> None:
         """Stop if asked to, now that a checkpoint counts; otherwise validate."""
         step = state.global_step
-        self._interruption.check(f"at step {step} of {self._plan.steps}")
+        if self._stops or self._group.first:  # which the others follow
+            self._interruption.check(f"at step {step} of {self._plan.steps}")
         self._validate_if_due(model, step)
         control.should_training_stop = self.over(step)
         self._since = time.monotonic()
@@ -123,34 +136,38 @@ class Course(TrainerCallback):
         if self._bar is not None:
             self._bar.close()
 
+    def _events_after(self, step: int) -> tuple[int, int]:
+        """How many validations and checkpoints are to come."""
+        to_come = range(step + 1, self._plan.steps + 1)
+        return sum(map(self._due, to_come)), sum(self._plan.saves_after(one, self._settings) for one in to_come)
+
     def _due(self, step: int) -> bool:
-        """Whether validation belongs to this step."""
-        every = self._settings.eval_steps
-        return step % self._plan.steps_per_epoch == 0 or step == self._plan.steps or bool(every and step % every == 0)
+        return self._plan.validates_after(step, self._settings)
 
     def _validate_if_due(self, model: GPT2LMHeadModel, step: int) -> None:
         if not self._due(step):
             return
 
         def check() -> None:
-            self._interruption.check(f"at step {step} of {self._plan.steps}")
+            if self._group.first:  # which the others follow
+                self._interruption.check(f"at step {step} of {self._plan.steps}")
 
+        began = time.monotonic()
         total = self._validate(model, check)
         # As in training, the token that closes each document counts here.
         counted = total.tokens + total.documents
         mean = (total.nats + total.end_of_text_nats) / counted if counted else None
         if mean is not None and not math.isfinite(mean):
             raise UserError(f"the validation loss is not finite at step {step}: {REMEDY if step else _BAD_BASE}")
-        self._board.samples(step, self._write_samples(model, check))
+        if self._group.first or self._settings.sharding == "full":  # which takes all processes
+            self._board.samples(step, [one.text for one in self._write_samples(model, check)])
+        self._pace.validation = time.monotonic() - began
         if mean is not None:
-            self._take_in(model, {"step": step, "bits_per_byte": total.bits_per_byte, "loss": mean})
+            self._take_in({"step": step, "bits_per_byte": total.bits_per_byte, "loss": mean})
 
-    def _take_in(self, model: GPT2LMHeadModel, point: dict[str, float]) -> None:
+    def _take_in(self, point: dict[str, float]) -> None:
         """Show a validation, and keep the weights if it is the best so far."""
         self._board.validation(point)
         cli.say(f"  step {point['step']}: validation {point['bits_per_byte']:.4f} bits per byte")
-        if self._record.add_validation(point) and self._settings.keep == "best":
-            with files.new_folder(self._run.best(point["step"])) as folder:
-                models.save(model, folder)
-                reach("best weights written")
-            reach("best weights in place")
+        if self._record.add_validation(point) and self._settings.keep == "best" and self._group.first:
+            self._run.keep_best(point["step"])

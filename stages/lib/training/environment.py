@@ -1,43 +1,65 @@
-"""The kind of machine and libraries a run used: what, besides its inputs, decides the bytes of its weights.
+"""What decides the bytes of a run's weights: its inputs, and the kind of machine and libraries it used.
 
-Nothing here tells one machine from another of its kind: no host, path, user or time.
+Nothing of the latter tells one machine from another of its kind: no host, path, user or time.
 """
 
 from __future__ import annotations
 
+import hashlib
 import platform
-import re
+from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
+from ruamel.yaml import YAML
+
+from stages.lib.common import files
+from stages.lib.common.cli import UserError, printable
+from stages.lib.model import processor, threads
 
 # Libraries whose code takes part in a training step, or in what is stored of it.
 LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 
-_CPU_FACTS = ("vendor_id", "cpu family", "model", "stepping", "cache size")
 
+def describe(device: torch.device, precision: str, memory: str = "usual") -> dict[str, Any]:
+    """System, processor, device and library versions, ready for JSON.
 
-def describe(device: torch.device) -> dict[str, Any]:
-    """System, processor, threads, device and library versions, ready for JSON."""
+    The number of threads is not among them: where it changes bytes, a run goes on with as many as it began with.
+    """
     return {
         "system": platform.system(),
         "machine": platform.machine(),
-        "processor": _processor(),
+        # Where threads do not matter, blocks of a product do not either: its bytes follow from the instructions alone.
+        "processor": processor.kind() if threads.matter(device, precision, memory) else processor.vendor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "libraries": {name: version(name) for name in LIBRARIES},
     }
 
 
-def _processor() -> str:
-    """Maker, family, model and cache of the processor: matrix libraries choose kernels and block sizes by them."""
-    described = Path("/proc/cpuinfo")
-    if not described.exists():
-        return platform.processor()
-    text = described.read_text(encoding="utf-8")
-    found = (re.search(rf"^{name}\s*: (.+)$", text, re.MULTILINE) for name in _CPU_FACTS)
-    return ", ".join(f"{name} {match[1]}" for name, match in zip(_CPU_FACTS, found, strict=True) if match)
+def require(first: dict[str, Any], own: dict[str, Any]) -> None:
+    """Raise UserError where this process would compute otherwise than the first one, which is described by `first`."""
+    for name, value in own.items():
+        if value != first[name]:
+            raise UserError(
+                f"this machine is another than the first one ({name}: {printable(str(value))}, there "
+                f"{printable(str(first[name]))}): only machines that are alike train together"
+            )
+
+
+def inputs(stage: str) -> Iterator[Path]:
+    """The files that a stage depends on, as dvc.yaml has it."""
+    pipeline = YAML(typ="safe", pure=True).load(Path("dvc.yaml").read_text(encoding="utf-8"))
+    for path in map(Path, pipeline["stages"][stage]["deps"]):
+        # Compiled modules come and go, differ from copy to copy, and are nothing to DVC.
+        found = (file for file in sorted(path.rglob("*")) if file.is_file() and file.suffix != ".pyc")
+        yield from [path] if path.is_file() else found
+
+
+def fingerprint(stage: str, **facts: Any) -> str:
+    """The SHA-256 over the contents of the stage's `deps` in dvc.yaml and over `facts`, in hexadecimal."""
+    dependencies = {path.as_posix(): files.sha256(path) for path in inputs(stage)}
+    return hashlib.sha256(files.to_json({"deps": dependencies, **facts}).encode()).hexdigest()

@@ -12,13 +12,10 @@ import sys
 import threading
 from types import FrameType, TracebackType
 
-import psutil
-
+from stages.lib.common import parents
 from stages.lib.common.cli import Stopped
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
-_LOOK_EVERY = 0.5  # seconds
 _GONE = "the dvc that started it is gone"
 
 
@@ -38,7 +35,7 @@ class Interruption:
             if handler != signal.SIG_IGN:
                 signal.signal(number, self._on_signal)
         if "DVC_STAGE" in os.environ:
-            threading.Thread(target=self._watch, args=[chain_to_dvc()], daemon=True).start()
+            threading.Thread(target=self._watch, args=[parents.chain_to_dvc()], daemon=True).start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType) -> None:
@@ -67,32 +64,8 @@ class Interruption:
         for number in numbers:
             signal.signal(number, self._before[number])
 
-    def _watch(self, chain: list[tuple[int, int]]) -> None:
-        while chain and all(_parent(child) == parent for child, parent in chain):
-            if self._over.wait(_LOOK_EVERY):
+    def _watch(self, chain: parents.Chain) -> None:
+        while parents.there(chain):
+            if self._over.wait(parents.LOOK_EVERY):
                 return
         self.reason = self.reason or _GONE
-
-
-def chain_to_dvc() -> list[tuple[int, int]]:
-    """The process ids from this process up to the `dvc` that started it, as pairs of child and parent.
-
-    Between the two there can be a shell that DVC runs the stage's command with. Empty when `dvc` is gone already: an
-    orphan's parent is the system's first process, or another one that takes orphans in, of another session.
-    """
-    chain = []
-    child = psutil.Process()
-    while (parent := child.parent()) and os.getsid(parent.pid) == os.getsid(0):
-        chain.append((child.pid, parent.pid))
-        if parent.name() not in _SHELLS:
-            return chain
-        child = parent
-    return []
-
-
-def _parent(pid: int) -> int | None:
-    """The parent of a process now; None when the process is gone. An orphan has another parent than before."""
-    try:
-        return psutil.Process(pid).ppid()
-    except psutil.NoSuchProcess:
-        return None

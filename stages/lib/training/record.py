@@ -21,6 +21,7 @@ class Record:
     tokens: int = 0  # predicted up to the last point of the curve
     point_nats: float = 0.0  # since the last point of the curve
     point_tokens: int = 0
+    threads: int | None = None  # that compute, where their number changes bytes
 
     def add_point(self, **point: float) -> dict[str, float]:
         """Close the point of the curve that was being added up."""

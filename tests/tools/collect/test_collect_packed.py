@@ -97,7 +97,7 @@ NO_DOCUMENTS = {
     "empty.zip": (lambda: zipped({}), "no document was found"),
     "empty.txt": (lambda: b"", "no document was found"),
     "zeros": (lambda: bytes(1000), "zeros is no text, and no kind of file that is known here"),
-    "a.pdf": (lambda: b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "a.pdf is a PDF: take its text out with pdftotext"),
+    "a.pdf": (lambda: b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n", "a.pdf is a PDF file: take its text out with pdftotext"),
     "a.doc": (lambda: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600), "save it as .docx or .xlsx"),
     "a.xml": (lambda: b'<?xml version="1.0"?><rss><channel/></rss>', "is XML of a kind that is not known here"),
 }

@@ -117,10 +117,10 @@ def test_a_chat_asks_whose_messages_are_wanted(refused, tmp_path):
     telegram(tmp_path / "result.json")
     assert refused("result.json") == (
         "result.json is a chat: --mine NAME takes what one person wrote, --dialogue takes exchanges; in it write "
-        "Анна (4), Boris (1), Deleted Account (1)"
+        'Анна (4), Boris (1), "Deleted Account" (1)'
     )
     assert refused("result.json", "--mine", "Вася") == (
-        "no Вася in what was read: in it write Анна (4), Boris (1), Deleted Account (1)"
+        'no Вася in what was read: in it write Анна (4), Boris (1), "Deleted Account" (1)'
     )
 
 

@@ -1,9 +1,10 @@
 """Plain text, folders of it, its encodings, and how long texts are divided."""
 
 import json
+import subprocess
 
 import pytest
-from conftest import HOME, Project, block_of_the_readme, copy_project
+from conftest import CODE, HOME, Project, block_of_the_docs, copy_project
 
 from tools.collect import __main__ as command
 from tools.collect import divide
@@ -203,6 +204,17 @@ def test_a_rule_on_a_line_of_its_own_parts_documents_where_it_is_asked_for(colle
     assert collect("a.txt", "--mark", r"\n---\n").texts == ["Один --- два.", "Три.\n----"]
 
 
+def test_a_mark_that_stands_nowhere_is_named(collect, tmp_path):
+    for name, text in (("a.txt", "Один.\n---\nДва."), ("b.txt", "Три.")):
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    run = collect("a.txt", "b.txt", "--mark", r"\n---\n", "--mark", "* * *", "--mark", r"\n...\n")
+    assert run.texts == ["Один.", "Два.", "Три."]
+    assert [line for line in run.said.splitlines() if "--mark" in line] == [
+        "--mark '* * *': stands in no text",
+        r"--mark '\n...\n': stands in no text",
+    ]
+
+
 def test_what_is_nothing_but_marks_is_left_out(collect, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "а"}\n{"text": "</s></s> "}\n', encoding="utf-8")
     run = collect("a.jsonl", "--mark", "</s>")
@@ -227,6 +239,17 @@ def test_few_long_documents_come_with_advice(collect, tmp_path):
     assert "few documents, and long ones: with --by chapter they become more" in collect("a.txt").said
     assert "with --by size they become more" in collect("a.txt", "--by", "chapter").said
     assert "few documents" not in collect("a.txt", "--by", "size").said
+    (tmp_path / "b.txt").write_text("\n * * *\n".join("Слово. " * 2000 for _ in range(5)), encoding="utf-8")
+    assert "few documents, and long ones: with --mark '* * *' they become more" in collect("b.txt").said
+    (tmp_path / "many").mkdir()
+    for number in range(30):
+        (tmp_path / f"many/{number}.txt").write_text(f"Текст {number}.", encoding="utf-8")
+    (tmp_path / "b.txt").rename(tmp_path / "many/b.txt")
+    assert "in 1 document lines part the text: --mark '* * *' divides it there" in collect("many").said
+    (tmp_path / "many/b.txt").rename(tmp_path / "b.txt")
+    divided = collect("b.txt", "--mark", "* * *")
+    assert len(divided.texts) == 5
+    assert "--mark" not in divided.said
 
 
 # The command
@@ -241,7 +264,7 @@ def test_the_page_about_texts_names_every_option():
 def test_nothing_is_overwritten_unasked(tmp_path):
     (tmp_path / "a.txt").write_text("new", encoding="utf-8")
     (tmp_path / "made.jsonl").write_text("mine")
-    project = Project(tmp_path, PYTHONPATH=str(HOME))
+    project = Project(tmp_path, PYTHONPATH=str(CODE))
     command = ("python", "-m", "tools.collect", "a.txt", "--output", "made.jsonl")
     assert project.fails(*command) == (
         "error: made.jsonl is there already: --force replaces it, --output FILE writes another\n"
@@ -263,6 +286,19 @@ def test_what_is_collected_is_a_good_corpus_as_it_is(tmp_path):
         (folder / f"{number}.txt").write_bytes(text.encode("cp1251"))
     records = [{"text": text} for text in ("half \ud83d of a pair", "\x00a\x85b", "\ufeff \u2028", "\x1b\x00")]
     (folder / "a.json").write_text(json.dumps(records))
-    said = project.type_in(*block_of_the_readme("tools.collect"))
+    said = project.type_in(*block_of_the_docs("./run python -m tools.collect"))
     assert "JSON, 1 file: 4 records found = 2 written, in 2 documents, + 2 left out" in said
     assert "62 lines: 62 kept, 0 duplicates, 0 rejected, 0 blank" in project.ok("python", "-m", "stages.validate")
+
+
+def test_texts_that_git_would_take_along_are_told(collect, tmp_path):
+    """In the project, and not where git ignores them: what enters a commit stays in it."""
+    told = "lies in the project, and git add . would take it along: move it to my-texts/"
+    for name in ("мои рассказы", "my-texts"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.txt").write_text("Утро.", encoding="utf-8")
+    assert told not in collect("мои рассказы").said  # no git
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / ".gitignore").write_text("/my-texts\n")
+    assert f"warning: мои рассказы {told}" in collect("мои рассказы").said
+    assert told not in collect("my-texts").said

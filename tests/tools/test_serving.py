@@ -1,0 +1,67 @@
+"""Servers with the interface of OpenAI, asked by its own client: the likeliest text is the one written here."""
+
+import json
+import subprocess
+
+import pytest
+from conftest import HOME, environment
+from servers import free_port, make_environment, running
+
+from stages.lib.bases import conversion
+from stages.lib.model import generation, models
+from stages.lib.rows import tokens
+
+pytestmark = pytest.mark.release
+
+OPENAI = "openai==3.57.0"
+TRANSFORMERS = ("transformers[serving]==5.18.0", OPENAI)
+PROMPTS = ["Жил-был", "— А скажите, пожалуйста, —", "The kettle"]
+NEW_TOKENS = 40
+ASK = """
+import json, sys
+from openai import OpenAI
+
+client, told = OpenAI(base_url=sys.argv[1], api_key="none", timeout=600), []
+for prompt in json.load(sys.stdin):
+    how = dict(model=sys.argv[2], prompt=prompt, max_tokens=int(sys.argv[3]), temperature=0)
+    pieces = [part.choices[0].text for part in client.completions.create(**how, stream=True) if part.choices]
+    told.append([client.completions.create(**how).choices[0].text, pieces])
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """The model that ships, in the form of model/finetuned."""
+    folder = tmp_path_factory.mktemp("served") / "model/finetuned"
+    folder.mkdir(parents=True)
+    conversion.normalise(HOME / "model/embedded", "embedded", folder)
+    return folder
+
+
+def answers(bin_folder, command, port, model):
+    """What the server of this command says to each prompt: at once, and in pieces."""
+    with running(command, port):
+        done = subprocess.run(
+            [bin_folder / "python", "-c", ASK, f"http://127.0.0.1:{port}/v1", model, str(NEW_TOKENS)],
+            input=json.dumps(PROMPTS),
+            capture_output=True,
+            text=True,
+            env=environment(),
+        )
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_a_server_writes_what_is_written_here(base, tmp_path, proofs):
+    port, model = free_port(), str(base)
+    bin_folder = make_environment(tmp_path / "venv", TRANSFORMERS, inherit=True)
+    command = [bin_folder / "transformers", "serve", model, "--host", "127.0.0.1", "--port", port]
+    loaded, own = models.load(base), tokens.Tokenizer(base)
+    greedy = generation.Sampling(NEW_TOKENS, temperature=0)
+    ours = [generation.continue_text(loaded, own, prompt, greedy, 0).text for prompt in PROMPTS]
+    told = answers(bin_folder, command, port, model)
+    assert [whole for whole, _ in told] == ours
+    assert ["".join(pieces) for _, pieces in told] == ours
+    assert all(len(pieces) > NEW_TOKENS / 2 for _, pieces in told)  # as it is written
+    proofs(f"transformers serve: the likeliest texts of {len(PROMPTS)} prompts, {NEW_TOKENS} tokens each")
