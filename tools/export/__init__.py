@@ -1,0 +1,1 @@
+"""Writes a model in the forms that other programs read."""
