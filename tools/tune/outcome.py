@@ -1,0 +1,67 @@
+"""The end of a search: the best settings where they are better by more than chance, and what they gain on test."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from stages.lib.common import cli
+from stages.lib.common.cli import UserError
+from stages.lib.training.interruption import Interruption
+from tools.tune import verdict
+from tools.tune.search import Search
+from tools.tune.space import Changes, shown
+from tools.tune.workplace import StageFailed, Workplace
+
+BEST = "tune-best"
+# Without the columns that trials do not have, validation and the settings that were changed are seen.
+_TABLE = (
+    "dvc exp show --only-changed --drop 'Created|change|perplexity|copied|lost|tokens|base_b' "
+    "--sort-by validation_bits_per_byte"
+)
+
+
+def conclude(search: Search, workplace: Workplace, interruption: Interruption) -> None:
+    """Say what the search has found, and how it is taken over."""
+    count = len({one.job.number for one in search.results if one.job.number})
+    cli.say(f"tune: {count} trial{'s' * (count > 1)} besides the settings as they are, {len(search.results)} runs")
+    cli.say(f"  all of them: {cli.command(_TABLE)}")
+    found = next((one.job for _, one in search.best() if one.job.whole), None)
+    if found is None:
+        cli.say("tune: no trial is better than the settings as they are: keep these")
+        return
+    before, after = ([one.bits for one in search.of(number)] for number in (0, found.number))
+    gain = verdict.gain(before, after)
+    cli.say(f"  the best: {found.called}: {shown(found.changes)}")
+    error = f"standard error {gain.error:.4f}" if gain.error is not None else "one seed each, which shows no spread"
+    cli.say(f"  in validation {-gain.gain:+.4f} bits per byte against the settings as they are, {error}")
+    if not gain.sure:
+        cli.say("tune: that may be chance: keep the settings as they are; the same command with more minutes goes on")
+        return
+    _show_test(workplace, found.changes, interruption)
+    cli.say(f"tune: to take it over: {cli.command(f'dvc exp apply {BEST}')}")
+
+
+def _show_test(workplace: Workplace, changes: Changes, interruption: Interruption) -> None:
+    """Evaluate the committed and the best settings on test documents."""
+    cli.say("tune: test documents are looked at, for the settings as they are and for the best")
+    before, documents_before = _evaluated(workplace, {}, None, interruption)
+    after, documents_after = _evaluated(workplace, changes, BEST, interruption)
+    compared = verdict.on_test(documents_before, documents_after)
+    if compared is None:
+        cli.say("  there are none: what is gained on them is not known")
+        return
+    difference, low, high = compared
+    cli.say(f"  bits per byte: {before['bits_per_byte']:.4f} as they are, {after['bits_per_byte']:.4f} with the best")
+    cli.say(f"  difference {difference:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}")
+
+
+def _evaluated(
+    workplace: Workplace, changes: Changes, name: str | None, interruption: Interruption
+) -> tuple[dict[str, Any], list[dict[str, str]]]:
+    workplace.reset(changes)
+    try:
+        while (found := workplace.finish(name, lambda: bool(interruption.reason))) is None:
+            interruption.check("before the evaluation was over")
+    except StageFailed as failed:
+        raise UserError(f"the evaluation failed: {failed}") from None
+    return found
