@@ -433,8 +433,8 @@ def _follow(trainer: Any) -> None:
     trainer.train()
 
 
-def _stock(rows: Any, batch: int, whole: bool) -> Any:
-    """The Trainer with its own settings, and the model as transformers loads it."""
+def _stock(rows: Any, batch: int, whole: bool, **others: Any) -> Any:
+    """The Trainer with its own settings but for `others`, and the model as transformers loads it."""
     import torch
     import transformers
 
@@ -457,7 +457,7 @@ def _stock(rows: Any, batch: int, whole: bool) -> Any:
         logging_strategy="no",
         disable_tqdm=True,
         use_cpu=not torch.cuda.is_available(),
-        **(like_ours if whole else {}),
+        **((like_ours if whole else {}) | others),
     )
     arguments._n_gpu = min(arguments.n_gpu, 1)  # one card for all recipes: left alone, it would take all there are
     return transformers.Trainer(
@@ -490,15 +490,16 @@ def _stream() -> list[int]:
     return list(chain.from_iterable(tokenizer(_texts(), add_special_tokens=False)["input_ids"]))
 
 
-def _concatenated(batch: int, whole: bool) -> Any:
+def concatenated(batch: int, whole: bool, **others: Any) -> Any:
+    """The Trainer of the recipe `concatenated`, over BASE and TOKENS; `others` are settings of its own."""
     from datasets import Dataset
 
     stream, length = _stream(), params.load().tokenize.max_length
     blocks = [stream[at : at + length] for at in range(0, len(stream) - length + 1, length)]
-    return _stock(Dataset.from_dict({"input_ids": blocks}), batch, whole)
+    return _stock(Dataset.from_dict({"input_ids": blocks}), batch, whole, **others)
 
 
-_STOCK = {"padded": _padded, "concatenated": _concatenated}
+_STOCK = {"padded": _padded, "concatenated": concatenated}
 
 
 def _stage(recipe: str, batch: int, whole: bool, batches: int, group: Group) -> Any:

@@ -226,7 +226,8 @@ def pytest_configure() -> None:
     """Fill `CODE`, and have this process speak its language."""
     for name in ("bench", "stages", "tools"):
         shutil.copytree(HOME / name, CODE / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy2(HOME / "generate.py", CODE)
+    for name in ("generate.py", "dvc.yaml"):
+        shutil.copy2(HOME / name, CODE)
     shutil.copy2(SETTINGS, CODE)
     translation.HOME = CODE
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import statistics
 import subprocess
 import sys
 
@@ -90,3 +91,31 @@ def test_generation_is_measured_against_the_pipeline(tmp_path, tiny_base, corpus
     figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert figures["same_texts"] == figures["texts"] == 2
     assert all(rate > 0 for rate in figures["tokens_per_second"].values())
+
+
+@pytest.mark.slow
+def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tiny_base):
+    pytest.importorskip("optuna", reason="pip install -r tests/requirements.txt")
+    corpus = tmp_path / "corpus.jsonl"
+    write_corpus(corpus, unlike())
+    given = ("--base", str(tiny_base), "--corpus", str(corpus), "--documents", "30", "--held-out", "15")
+    given += ("--results", str(tmp_path), "--json", str(tmp_path / "figures.json"))
+    result = bench("bench.results", *given, "--trials", "2")
+    assert result.returncode == 0, result.stderr
+    (raw,) = tmp_path.glob("*-30.jsonl")
+    first = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
+    ways = ["base"] + ["usual"] * 3 + ["default"] * 3 + ["search"] * 2 + ["best"] * 3
+    assert [one["way"] for one in first] == ways
+    best = min(first[7:9], key=lambda one: one["choosing"])
+    told = {name: best[name] for name in ("settings", "choosing", "telling")}
+    assert {name: first[9][name] for name in told} == told  # the same settings and seed: the same model
+    assert len({one["telling"] for one in first[4:7]}) == 3  # seeds tell
+
+    row = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rows"][0]
+    assert row[1] == f"{first[0]['telling']:.4f}"
+    assert row[3].startswith(f"{statistics.mean(one['telling'] for one in first[4:7]):.4f} ")
+
+    assert bench("bench.results", *given, "--trials", "3").returncode == 0
+    after = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
+    assert after[: len(first)] == first
+    assert [one["way"] for one in after[len(first) :]] in (["search"], ["search"] + ["best"] * 3)
