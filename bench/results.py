@@ -36,7 +36,7 @@ from typing import Any
 from ruamel.yaml import YAML
 
 from bench import measure
-from stages.lib.common import cli
+from stages.lib.common import cli, params
 
 RESULTS = measure.HOME / "bench/results"
 SEEDS = (42, 43, 44)
@@ -129,12 +129,13 @@ def _search(case: Case, bench: _Bench, trials: int) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space = _space(bench.layers)
-    study = optuna.create_study()
+    space, study = _space(bench.layers), optuna.create_study()
     for run in case.runs("search"):
         study.add_trial(optuna.create_trial(params=run["settings"], distributions=space, value=run["choosing"]))
     for number in range(len(study.trials), trials):
         study.sampler = optuna.samplers.TPESampler(seed=number, multivariate=True)  # the same wherever it goes on
+        if number == 0:
+            study.enqueue_trial(bench.default())
         trial = study.ask(space)
         try:
             study.tell(trial, bench.run("search", trial.params, SEEDS[0])["choosing"])
@@ -190,6 +191,14 @@ class _Bench:
     def layers(self) -> int:
         """Of the base."""
         return self._config.n_layer
+
+    def default(self) -> dict[str, Any]:
+        """The settings that ship, as a search has them."""
+        from stages.lib.training import plan
+
+        settings = params.load(self._folder / "params.yaml").train.model_dump()
+        rate = plan.learning_rate("auto", self._base.num_parameters())
+        return {name: settings.get(name, 0.0) for name in _space(self.layers)} | {"learning_rate": rate}
 
     def _write_settings(self, train: dict[str, Any]) -> None:
         """The settings that ship, but for some of training, and rows that the base can see."""

@@ -109,6 +109,7 @@ def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tin
     best = min(first[7:9], key=lambda one: one["choosing"])
     told = {name: best[name] for name in ("settings", "choosing", "telling")}
     assert {name: first[9][name] for name in told} == told  # the same settings and seed: the same model
+    assert first[7]["telling"] == first[4]["telling"]  # a search begins with the settings that ship
     assert len({one["telling"] for one in first[4:7]}) == 3  # seeds tell
 
     row = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rows"][0]
