@@ -129,7 +129,7 @@ def _search(case: Case, bench: _Bench, trials: int) -> None:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    space, study = _space(bench.layers), optuna.create_study()
+    space, study = bench.space(), optuna.create_study()
     for run in case.runs("search"):
         study.add_trial(optuna.create_trial(params=run["settings"], distributions=space, value=run["choosing"]))
     for number in range(len(study.trials), trials):
@@ -144,23 +144,6 @@ def _search(case: Case, bench: _Bench, trials: int) -> None:
             cli.say(f"{case.name}: {trial.params} came to nothing: {str(diverged).splitlines()[-1]}")
 
 
-def _space(layers: int) -> dict[str, Any]:
-    from optuna import distributions as of
-
-    return {
-        "learning_rate": of.FloatDistribution(5e-5, 5e-3, log=True),
-        "epochs": of.IntDistribution(1, 12, log=True),
-        "gradient_accumulation_steps": of.CategoricalDistribution([1, 2, 4, 8]),
-        "scheduler": of.CategoricalDistribution(["cosine", "linear", "constant"]),
-        "warmup_fraction": of.FloatDistribution(0.0, 0.3),
-        "weight_decay": of.FloatDistribution(1e-3, 1.0, log=True),
-        "dropout": of.CategoricalDistribution([0.0, 0.05, 0.1]),
-        "freeze_layers": of.IntDistribution(0, layers - 1),
-        "lora_rank": of.CategoricalDistribution([0, 8, 64]),
-        _BETA: of.FloatDistribution(0.0, 0.4),
-    }
-
-
 class _Bench:
     """A folder in which the runs of one case take place."""
 
@@ -168,6 +151,7 @@ class _Bench:
         from transformers import GPT2Config
 
         from stages.lib.model import models
+        from stages.lib.training import plan
 
         self._case, self._folder = case, folder
         texts = list(_texts(case.source))
@@ -186,19 +170,29 @@ class _Bench:
         for stage in ("validate", "tokenize"):
             measure.run(folder, f"stages.{stage}")
         self._base = models.load(case.base)
-
-    @property
-    def layers(self) -> int:
-        """Of the base."""
-        return self._config.n_layer
+        self._rate = plan.learning_rate("auto", self._base.num_parameters())
 
     def default(self) -> dict[str, Any]:
         """The settings that ship, as a search has them."""
-        from stages.lib.training import plan
-
         settings = params.load(self._folder / "params.yaml").train.model_dump()
-        rate = plan.learning_rate("auto", self._base.num_parameters())
-        return {name: settings.get(name, 0.0) for name in _space(self.layers)} | {"learning_rate": rate}
+        return {name: settings.get(name, 0.0) for name in self.space()} | {"learning_rate": self._rate}
+
+    def space(self) -> dict[str, Any]:
+        """What a search tries."""
+        from optuna import distributions as of
+
+        return {
+            "learning_rate": of.FloatDistribution(self._rate / 10, min(self._rate * 10, 1.0), log=True),
+            "epochs": of.IntDistribution(1, 12, log=True),
+            "gradient_accumulation_steps": of.CategoricalDistribution([1, 2, 4, 8]),
+            "scheduler": of.CategoricalDistribution(["cosine", "linear", "constant"]),
+            "warmup_fraction": of.FloatDistribution(0.0, 0.3),
+            "weight_decay": of.FloatDistribution(1e-3, 1.0, log=True),
+            "dropout": of.CategoricalDistribution([0.0, 0.05, 0.1]),
+            "freeze_layers": of.IntDistribution(0, self._config.n_layer - 1),
+            "lora_rank": of.CategoricalDistribution([0, 8, 64]),
+            _BETA: of.FloatDistribution(0.0, 0.4),
+        }
 
     def _write_settings(self, train: dict[str, Any]) -> None:
         """The settings that ship, but for some of training, and rows that the base can see."""
