@@ -8,6 +8,10 @@ takes the experiments of the last commit, that commit's own run among them, and 
 corpus, base and code are the same. The first group is the one with the committed settings; for every other one the
 difference from it stands below, with its standard error: sqrt(s1^2 / n1 + s2^2 / n2), s the standard deviation over n
 seeds. A difference of less than some three standard errors may well be chance.
+
+`validate.split_seed=1,2,3` divides the documents otherwise: figures over several divisions, for a corpus with few
+documents. Some divisions have harder test documents than others: those runs are compared by pairs with the same seeds,
+the standard error being that of the mean of their differences.
 """
 
 from __future__ import annotations
@@ -25,21 +29,28 @@ from stages.lib.common import cli, params
 from stages.lib.common.translation import Parser
 
 METRICS = ("bits_per_byte", "perplexity")
-SEEDS = ("train.seed", "evaluate.seed")
+DIVISION = "validate.split_seed"
+SEEDS = (DIVISION, "train.seed", "evaluate.seed")
 WITHOUT_EFFECT = ("report.",)  # settings that change no figure
 
 
 @dataclass
 class Group:
-    """Experiments that differ in nothing but the seed: the values of each metric, by seed."""
+    """Experiments that differ in nothing but the seed: the values of each metric, by `SEEDS`."""
 
     settings: dict[str, Any]
     code: Hashable
-    runs: dict[Hashable, dict[str, float]] = field(default_factory=dict)
+    runs: dict[tuple[Any, ...], dict[str, float]] = field(default_factory=dict)
 
-    def values(self, metric: str) -> list[float]:
-        """The metric in each run that has it."""
-        return [run[metric] for run in self.runs.values() if metric in run]
+    def values(self, metric: str) -> dict[tuple[Any, ...], float]:
+        """The metric in each run that has it, by seeds."""
+        return {seeds: run[metric] for seeds, run in self.runs.items() if metric in run}
+
+    def seeds(self) -> str:
+        """Those of its runs, as people read them: the division's only where there are several."""
+        found = {name: sorted({one[place] for one in self.runs}) for place, name in enumerate(SEEDS[:2])}
+        shown = [name for name, values in found.items() if name != DIVISION or len(values) > 1]
+        return "; ".join(f"{name} {', '.join(f'{value:g}' for value in found[name])}" for name in shown)
 
 
 def main() -> None:
@@ -111,24 +122,31 @@ def table(found: list[Group], metrics: Iterable[str]) -> Iterable[str]:
         ]
         if group.code != first.code:
             changed.append("another corpus, base or code")
-        seeds = ", ".join(f"{seed:g}" for seed, _ in sorted(group.runs))
-        yield f"{', '.join(changed) or 'the committed settings'} (train.seed {seeds})"
+        yield f"{', '.join(changed) or 'the committed settings'} ({group.seeds()})"
         for metric in metrics:
-            if not (values := group.values(metric)):
+            if not (found_here := group.values(metric)):
                 continue
+            values = list(found_here.values())
             spread = f"±{stdev(values):.4f} from {min(values):.4f} to {max(values):.4f}" if len(values) > 1 else ""
-            yield f"  {metric:28}{mean(values):12.4f} {spread} {_difference(values, first.values(metric))}".rstrip()
+            told = "" if group is first else _difference(found_here, first.values(metric))
+            yield f"  {metric:28}{mean(values):12.4f} {spread} {told}".rstrip()
 
 
-def _difference(values: list[float], before: list[float]) -> str:
-    """How far the mean is from that of the first group's values; nothing for that group itself."""
-    if not before or values == before:
+def _difference(after: dict[tuple[Any, ...], float], before: dict[tuple[Any, ...], float]) -> str:
+    """How far the mean is from that of the first group; nothing where there is nothing to compare with."""
+    error = None
+    if len({seeds[0] for seeds in (*after, *before)}) > 1:
+        pairs = [after[seeds] - before[seeds] for seeds in after if seeds in before]
+        difference = mean(pairs) if pairs else None
+        if len(pairs) > 1:
+            error = stdev(pairs) / math.sqrt(len(pairs))
+    else:
+        difference = mean(after.values()) - mean(before.values()) if before else None
+        if len(after) > 1 and len(before) > 1:
+            error = math.sqrt(sum(stdev(one.values()) ** 2 / len(one) for one in (after, before)))
+    if difference is None:
         return ""
-    told = f" difference {mean(values) - mean(before):+.4f}"
-    if len(values) > 1 and len(before) > 1:
-        error = math.sqrt(stdev(values) ** 2 / len(values) + stdev(before) ** 2 / len(before))
-        told += f", standard error {error:.4f}"
-    return told
+    return f" difference {difference:+.4f}" + (f", standard error {error:.4f}" if error is not None else "")
 
 
 if __name__ == "__main__":

@@ -63,11 +63,12 @@ def test_what_dvc_says_where_it_cannot_tell_is_one_line(tmp_path, monkeypatch):
 # Seeds
 
 
-SETTINGS = ["corpus.path", "train.seed", "train.epochs", "evaluate.seed", "report.title"]
+SETTINGS = ["corpus.path", "validate.split_seed", "train.seed", "train.epochs", "evaluate.seed", "report.title"]
 
 
-def row(seed, bits, epochs=3.0, rev="abc", title="A", corpus="h1", code="c1"):
+def row(seed, bits, epochs=3.0, rev="abc", title="A", corpus="h1", code="c1", division=0):
     return {
+        "validate.split_seed": float(division),
         "rev": rev,
         "corpus.path": "data/my.jsonl",
         "train.seed": float(seed),
@@ -93,7 +94,7 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
         row(3, float("nan")),  # failed
     ]
     found = seeds.groups(rows, SETTINGS, ["bits_per_byte"])
-    values = [group.values("bits_per_byte") for group in found]
+    values = [list(group.values("bits_per_byte").values()) for group in found]
     assert values == [[1.20, 1.21, 1.25], [1.10], [1.30]]
     lines = list(seeds.table(found, ["bits_per_byte"]))
     assert lines[0] == "the committed settings (train.seed 1, 2, 42)"
@@ -109,6 +110,25 @@ def test_the_difference_comes_with_its_standard_error():
     *_, last = seeds.table(seeds.groups(rows, SETTINGS, ["bits_per_byte"]), ["bits_per_byte"])
     error = math.sqrt(stdev([1.2, 1.4, 1.3]) ** 2 / 3 + stdev([1.0, 1.1]) ** 2 / 2)
     assert last.endswith(f"difference {1.05 - 1.3:+.4f}, standard error {error:.4f}")
+
+
+def test_runs_over_several_divisions_are_compared_by_pairs():
+    """Divisions are far apart, as some have harder test documents; what the setting does in each is nearly the same."""
+    before, after = {1: 1.2, 2: 1.6, 3: 1.4, 4: 1.5}, {1: 1.1, 2: 1.52, 3: 1.31}
+    rows = [row(42, bits, division=division) for division, bits in before.items()]
+    rows += [row(42, bits, epochs=5.0, division=division) for division, bits in after.items()]
+    lines = list(seeds.table(seeds.groups(rows, SETTINGS, ["bits_per_byte"]), ["bits_per_byte"]))
+    assert lines[0] == "the committed settings (validate.split_seed 1, 2, 3, 4; train.seed 42)"
+    assert lines[2] == "train.epochs=5 (validate.split_seed 1, 2, 3; train.seed 42)"
+    error = stdev([-0.1, -0.08, -0.09]) / math.sqrt(3)
+    assert lines[3].endswith(f"difference -0.0900, standard error {error:.4f}")
+
+    alone = list(
+        seeds.table(
+            seeds.groups([rows[0], row(42, 1.0, 5.0, division=9)], SETTINGS, ["bits_per_byte"]), ["bits_per_byte"]
+        )
+    )
+    assert alone[3].split() == ["bits_per_byte", "1.0000"]  # no pair
 
 
 def test_one_run_shows_no_spread_and_says_what_to_do(project):
