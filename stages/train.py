@@ -11,20 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import GPT2LMHeadModel, PreTrainedModel
 
 from stages.lib.common import cli, files, params
 from stages.lib.model import devices, generation, models, scoring, threads, trainable
 from stages.lib.processes import launch, machines, sharding
 from stages.lib.processes.failpoints import reach
 from stages.lib.processes.group import ALONE, Group
+from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import batches, limits, tokens
 from stages.lib.rows.packing import documents_of
 from stages.lib.tracking.delivery import leave
-from stages.lib.training import checkpoints, environment, forecast
+from stages.lib.training import averaging, checkpoints, environment, forecast
 from stages.lib.training.board import Boards, opened
 from stages.lib.training.course import Course
-from stages.lib.training.interruption import Interruption
 from stages.lib.training.plan import Pace, Plan
 from stages.lib.training.record import Record
 from stages.lib.training.trainer import Trainer, prepare
@@ -33,8 +33,6 @@ TOKENS = Path("data/tokens")
 BASE = Path("model/base")
 OUTPUT = Path("model/finetuned")
 FIGURES = Path("logs/train.json")
-CURVE = Path("logs/train_loss.tsv")
-VALIDATION = Path("logs/validation.tsv")
 SAMPLES, SAMPLED = 3, generation.Sampling(new_tokens=60)  # shown in TensorBoard at every validation
 OUT_OF_MEMORY = (
     "out of memory: in params.yaml lower train.batch_size, and raise train.gradient_accumulation_steps as much; then "
@@ -71,8 +69,7 @@ def main() -> None:
         environment.require(group.told(surroundings), surroundings)
         done = _train(settings, run, device, interruption, group, made_for, partial(opened, everything, run))
         if group.first:
-            _hand_over(settings, run, done, surroundings)
-            interruption.check("before its results were handed over")
+            _hand_over(settings, run, done, surroundings, interruption)
             run.finish()
 
 
@@ -81,7 +78,8 @@ class _Done:
     """What training leaves behind; the model and the optimizer, which take most of the memory, are gone by then."""
 
     record: Record
-    attention: str
+    speed: devices.Speed
+    device: torch.device
     figures: dict[str, Any]
 
 
@@ -103,7 +101,7 @@ def _train(
     plan = Plan.of(settings, len(rows), made_for)
     speed = devices.choose_speed(settings, device, plan.steps, models.head_width(BASE))
     if threads.matter(device, speed.precision, settings.memory):
-        _keep_threads(record)
+        record.threads = threads.keep(record.threads)
     model = trainable.load(BASE, settings, speed.attention, checkpoint)
     if settings.sharding == "full" and group.size > 1:
         sharding.shard(model, device, group, speed.precision == "bfloat16")
@@ -135,7 +133,7 @@ def _train(
             trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             step = trainer.state.global_step
-        board.finished(step, kept := _kept(settings, record, step))
+        board.finished(step, kept := record.kept(settings.keep, step))
         cli.say(f"train: {course.times()}")
     if step < plan.steps:
         more = f"{settings.patience} validation{'s' * (settings.patience > 1)}"
@@ -151,18 +149,17 @@ def _train(
         "precision": speed.precision,
         "validation_bits_per_byte": kept["validation_bits_per_byte"],
     }
-    return _Done(record, speed.attention, figures)
+    return _Done(record, speed, device, figures)
 
 
-def _kept(settings: params.Train, record: Record, steps: int) -> dict[str, float | None]:
-    """Which step's weights are kept, and how they do on the validation documents, where there are any."""
-    kept = record.best_step if settings.keep == "best" and record.best_step is not None else steps
-    bits = next((point["bits_per_byte"] for point in record.validation if point["step"] == kept), None)
-    return {"best_step": kept, "validation_bits_per_byte": bits}
+def _hand_over(
+    settings: params.Train, run: checkpoints.Run, done: _Done, surroundings: dict[str, Any], interruption: Interruption
+) -> None:
+    """Write the weights that are kept, or their mean with the base's, the curves and the figures."""
 
+    def check() -> None:
+        interruption.check("before its results were handed over")
 
-def _hand_over(settings: params.Train, run: checkpoints.Run, done: _Done, surroundings: dict[str, Any]) -> None:
-    """Write the weights that are kept, the curves and the figures."""
     gc.collect()  # the Trainer and what belongs to it refer to each other
     record, figures, step = done.record, done.figures, done.figures["best_step"]
     if (bits := figures["validation_bits_per_byte"]) is None:
@@ -170,23 +167,26 @@ def _hand_over(settings: params.Train, run: checkpoints.Run, done: _Done, surrou
     else:
         cli.say(f"train: kept step {step}, validation {bits:.4f} bits per byte")
     kept = run.best(step) if settings.keep == "best" and record.best_step is not None else run.newest()
+    validate = _validation(tokens.Tokenizer(BASE), done.device, done.speed, ALONE)
+
+    def weights(share: float) -> GPT2LMHeadModel:
+        model = trainable.whole(trainable.load(BASE, settings, done.speed.attention, kept))
+        return averaging.towards(model, BASE, share) if share else model
+
+    def bits_at(share: float) -> float:
+        return validate(weights(share).to(done.device), check).bits_per_byte
+
+    share, bits = averaging.choose(settings.toward_base, bits, record.bits_at(0), bits_at)
     if record.threads:
         surroundings = surroundings | {"threads": record.threads}
-    models.save_tuned(trainable.whole(trainable.load(BASE, settings, done.attention, kept)), BASE, OUTPUT)
+    models.save_tuned(weights(share), BASE, OUTPUT)
     reach("output model written")
-    _write_curves(record)
+    record.write_curves()
     reach("output curves written")
-    files.write_json(FIGURES, {**figures, "environment": surroundings})
+    averaged = {"toward_base": share, "validation_bits_per_byte": bits}
+    files.write_json(FIGURES, {**figures, **averaged, "environment": surroundings})
     reach("output figures written")
-
-
-def _keep_threads(record: Record) -> None:
-    """Compute with as many threads as the run began with, whatever there are now."""
-    now = torch.get_num_threads()
-    record.threads = record.threads or now
-    if record.threads != now:
-        cli.say(f"train: {record.threads} threads, as the run began with, not {now}: for the same bytes")
-        torch.set_num_threads(record.threads)
+    check()
 
 
 def _validation(
@@ -235,14 +235,6 @@ def _say_what_is_to_come(
         )
     if see := board.name and cli.command("tensorboard --logdir logs/tensorboard"):
         cli.say(f"  curves while it runs: {see} (this run: {board.name})")
-
-
-def _write_curves(record: Record) -> None:
-    for path, header, points in (
-        (CURVE, ["step", "loss", "learning_rate", "gradient_norm"], record.curve),
-        (VALIDATION, ["step", "bits_per_byte", "loss"], record.validation),
-    ):
-        files.write_tsv(path, header, ([point[name] for name in header] for point in points))
 
 
 if __name__ == "__main__":

@@ -53,6 +53,7 @@ TESTED_ELSEWHERE = {
     "tracking/choice": "tracking/test_trackers.py",
     "tracking/journal": "tracking/test_delivery.py",
     "processes/failpoints": "training/test_interruption.py",
+    "processes/interruption": "training/test_interruption.py",
     "training/record": "training/test_trainer.py",
 }
 

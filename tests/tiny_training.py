@@ -8,10 +8,10 @@ from stages.lib.common import params
 from stages.lib.model import devices, models, scoring, trainable
 from stages.lib.processes import sharding
 from stages.lib.processes.group import ALONE
+from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import batches
 from stages.lib.training import checkpoints
 from stages.lib.training.course import Course
-from stages.lib.training.interruption import Interruption
 from stages.lib.training.plan import Pace, Plan
 from stages.lib.training.record import Record
 from stages.lib.training.trainer import prepare
@@ -32,6 +32,7 @@ SETTINGS = {
     "eval_steps": None,
     "patience": None,
     "keep": "best",
+    "toward_base": 0.0,
     "save_steps": 5,
     "save_total_limit": 2,
     "logging_steps": 1,

@@ -124,12 +124,12 @@ def table(found: list[Group], metrics: Iterable[str]) -> Iterable[str]:
             changed.append("another corpus, base or code")
         yield f"{', '.join(changed) or 'the committed settings'} ({group.seeds()})"
         for metric in metrics:
-            if not (found_here := group.values(metric)):
+            if not (by_seeds := group.values(metric)):
                 continue
-            values = list(found_here.values())
+            values = list(by_seeds.values())
             spread = f"±{stdev(values):.4f} from {min(values):.4f} to {max(values):.4f}" if len(values) > 1 else ""
-            told = "" if group is first else _difference(found_here, first.values(metric))
-            yield f"  {metric:28}{mean(values):12.4f} {spread} {told}".rstrip()
+            before = {} if group is first else first.values(metric)
+            yield f"  {metric:28}{mean(values):12.4f} {spread} {_difference(by_seeds, before)}".rstrip()
 
 
 def _difference(after: dict[tuple[Any, ...], float], before: dict[tuple[Any, ...], float]) -> str:

@@ -46,7 +46,6 @@ SAME = {
         "python -m tools.collect SOURCE...",
         *("python -m tools.page", "python -m tools.page --port 8000"),
         "http://{}:{}",
-        "{} (train.seed {})",
     ),
 }
 # What the code puts together of a number or a name and a word: how `params` explains a mistake, and what is counted.

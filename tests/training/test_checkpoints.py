@@ -9,8 +9,8 @@ from tiny_training import train
 from stages.lib.common import files
 from stages.lib.common.cli import UserError
 from stages.lib.model import scoring
+from stages.lib.processes.interruption import Interruption
 from stages.lib.training import checkpoints, environment
-from stages.lib.training.interruption import Interruption
 
 
 def test_only_the_newest_checkpoints_are_kept_and_all_of_them_count(tiny_base, rows, tmp_path):

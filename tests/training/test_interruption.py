@@ -24,9 +24,9 @@ from stages.lib.common import files, params
 from stages.lib.common.cli import Stopped
 from stages.lib.model import scoring, threads
 from stages.lib.processes import failpoints
+from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import packing
 from stages.lib.training import checkpoints
-from stages.lib.training.interruption import Interruption
 
 EVERY_STEP_IS_TOLD = {"train__logging_steps": "1", "train__save_steps": "1000"}
 # Long enough to be killed often, and a checkpoint so often that many kills hit one.
@@ -312,7 +312,7 @@ def test_a_trainer_waits_only_for_one_that_is_about_to_end(project):
 LONG_STEP = """
 import time
 from stages.lib.common import cli
-from stages.lib.training.interruption import Interruption
+from stages.lib.processes.interruption import Interruption
 
 def main():
     with Interruption() as interruption:
@@ -329,7 +329,7 @@ cli.run(main)
 GONE_AND_SIGNALLED = """
 import os, signal
 from stages.lib.common import cli
-from stages.lib.training.interruption import Interruption
+from stages.lib.processes.interruption import Interruption
 
 
 def main():

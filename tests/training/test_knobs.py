@@ -20,7 +20,6 @@ from stages.lib.model import devices, loss, models, processor, scoring, threads,
 from stages.lib.processes.group import ALONE
 from stages.lib.rows import batches
 from stages.lib.training import environment, plan, trainer
-from stages.lib.training.record import Record
 
 
 class Killed(Exception):
@@ -203,12 +202,9 @@ def test_a_run_goes_on_with_the_threads_that_it_began_with(capsys):
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        begun = Record()
-        train_stage._keep_threads(begun)
-        assert (begun.threads, capsys.readouterr().out) == (2, "")
+        assert (threads.keep(None), capsys.readouterr().out) == (2, "")
         torch.set_num_threads(1)
-        train_stage._keep_threads(begun)
-        assert torch.get_num_threads() == begun.threads == 2
+        assert threads.keep(2) == torch.get_num_threads() == 2
         assert "2 threads, as the run began with, not 1" in capsys.readouterr().out
     finally:
         torch.set_num_threads(before)

@@ -12,8 +12,8 @@ from transformers import GPT2LMHeadModel, TrainerCallback
 from stages.lib.common.cli import Stopped, UserError
 from stages.lib.model import generation, loss, models, scoring
 from stages.lib.processes.group import Group
+from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import batches, tokens
-from stages.lib.training.interruption import Interruption
 from stages.lib.training.record import Record
 
 

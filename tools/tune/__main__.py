@@ -20,7 +20,7 @@ from pathlib import Path
 from stages.lib.common import cli, params
 from stages.lib.common.cli import UserError
 from stages.lib.common.translation import Parser
-from stages.lib.training.interruption import Interruption
+from stages.lib.processes.interruption import Interruption
 from tools.tune import space
 from tools.tune.outcome import conclude
 from tools.tune.run import Run

@@ -6,7 +6,7 @@ from typing import Any
 
 from stages.lib.common import cli
 from stages.lib.common.cli import UserError
-from stages.lib.training.interruption import Interruption
+from stages.lib.processes.interruption import Interruption
 from tools.tune import verdict
 from tools.tune.search import Search
 from tools.tune.space import Changes, shown

@@ -11,7 +11,7 @@ from typing import Any
 
 from stages.lib.common import cli, files, params
 from stages.lib.common.cli import UserError
-from stages.lib.training.interruption import Interruption
+from stages.lib.processes.interruption import Interruption
 from tools.tune import space
 from tools.tune.search import PARTS, Job, Result, Search
 from tools.tune.space import Changes

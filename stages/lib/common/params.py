@@ -30,8 +30,7 @@ def _one_line(text: str) -> str:
 
 
 def _inside(path: str) -> str:
-    elsewhere = Path(path).is_absolute() or PureWindowsPath(path).drive or path.startswith("~") or "://" in path
-    if elsewhere or ".." in Path(path).parts:
+    if path.startswith(("/", "~")) or PureWindowsPath(path).drive or "://" in path or ".." in Path(path).parts:
         raise ValueError("but must be a path inside the repository, relative to its top")
     return path
 
@@ -142,6 +141,7 @@ class Train(Section):
     eval_steps: Positive | None
     patience: Positive | None
     keep: Literal["best", "last"]
+    toward_base: Share | Literal["auto"]
     save_steps: Positive
     save_total_limit: Positive
     logging_steps: Positive

@@ -19,6 +19,7 @@ import torch
 from torch.autograd.function import FunctionCtx
 from transformers import GPT2LMHeadModel
 
+from stages.lib.common import cli
 from stages.lib.model import processor
 
 # As far as torch 2.13 goes: an activation of up to so many numbers is one thread's, and no share has fewer...
@@ -119,3 +120,13 @@ def _pieces(numbers: int, threads: int) -> list[int] | int | None:
         return _ONE_THREAD
     left_over = numbers % (_AT_ONCE * threads)
     return [numbers - left_over, left_over] if left_over else None
+
+
+def keep(begun_with: int | None) -> int:
+    """Compute with as many threads as a run began with, whatever there are now; return how many that are."""
+    now = torch.get_num_threads()
+    count = begun_with or now
+    if count != now:
+        cli.say(f"train: {count} threads, as the run began with, not {now}: for the same bytes")
+        torch.set_num_threads(count)
+    return count

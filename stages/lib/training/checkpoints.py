@@ -29,8 +29,8 @@ import psutil
 from stages.lib.common import cli, files, parents
 from stages.lib.common.cli import UserError
 from stages.lib.processes.failpoints import reach
+from stages.lib.processes.interruption import Interruption
 from stages.lib.training.environment import inputs
-from stages.lib.training.interruption import Interruption
 
 ABANDONED = 3  # unfinished runs whose checkpoints are kept, besides the one at work
 _MANIFEST = "manifest.json"

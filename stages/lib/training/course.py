@@ -18,9 +18,9 @@ from stages.lib.common.cli import UserError
 from stages.lib.model import generation, scoring
 from stages.lib.processes.failpoints import reach
 from stages.lib.processes.group import Group
-from stages.lib.training import checkpoints
+from stages.lib.processes.interruption import Interruption
+from stages.lib.training import averaging, checkpoints
 from stages.lib.training.board import Boards
-from stages.lib.training.interruption import Interruption
 from stages.lib.training.plan import Pace, Plan
 from stages.lib.training.record import Record
 from stages.lib.training.trainer import REMEDY
@@ -139,7 +139,8 @@ class Course(TrainerCallback):
     def _events_after(self, step: int) -> tuple[int, int]:
         """How many validations and checkpoints are to come."""
         to_come = range(step + 1, self._plan.steps + 1)
-        return sum(map(self._due, to_come)), sum(self._plan.saves_after(one, self._settings) for one in to_come)
+        looks = averaging.LOOKS if self._settings.toward_base == "auto" and self._record.validation else 0
+        return looks + sum(map(self._due, to_come)), sum(self._plan.saves_after(one, self._settings) for one in to_come)
 
     def _due(self, step: int) -> bool:
         return self._plan.validates_after(step, self._settings)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from stages.lib.common import files
 
+CURVE, VALIDATION = Path("logs/train_loss.tsv"), Path("logs/validation.tsv")
 _FILE = "record.json"
 
 
@@ -39,6 +40,15 @@ class Record:
         self.best_step, self.best_bits_per_byte = point["step"], point["bits_per_byte"]
         return True
 
+    def bits_at(self, step: int) -> float | None:
+        """The validation after a step, in bits per byte; of the base at step 0. None where there was none."""
+        return next((point["bits_per_byte"] for point in self.validation if point["step"] == step), None)
+
+    def kept(self, which: str, steps: int) -> dict[str, float | None]:
+        """Which step's weights are kept, the `best` or the `last`, and their validation, where there is one."""
+        step = self.best_step if which == "best" and self.best_step is not None else steps
+        return {"best_step": step, "validation_bits_per_byte": self.bits_at(step)}
+
     def validations_since_best(self) -> int:
         """How many validations there were after the best one."""
         return sum(self.best_step is not None and point["step"] > self.best_step for point in self.validation)
@@ -51,3 +61,11 @@ class Record:
     def write(self, checkpoint: Path) -> None:
         """Put it into a checkpoint."""
         files.write_json(checkpoint / _FILE, asdict(self))
+
+    def write_curves(self) -> None:
+        """Write `CURVE` and `VALIDATION`."""
+        for path, header, points in (
+            (CURVE, ["step", "loss", "learning_rate", "gradient_norm"], self.curve),
+            (VALIDATION, ["step", "bits_per_byte", "loss"], self.validation),
+        ):
+            files.write_tsv(path, header, ([point[name] for name in header] for point in points))
