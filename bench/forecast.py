@@ -5,7 +5,8 @@
 
 Each line is a whole run of the stage `train`: memory is the most that its process held, disk the most that was there
 of its checkpoints, best weights and model, the latter twice, as DVC keeps a copy. Time counts from the moment at which
-the stage says how long it has to go to its last validation. Needs bench/requirements.txt for GPT-2's vocabulary.
+the stage says how long it has to go, to its last validation, that of averaged weights. Needs bench/requirements.txt for
+GPT-2's vocabulary.
 """
 
 from __future__ import annotations
@@ -111,7 +112,7 @@ def _train(folder: Path) -> Outcome:
         lines.append(line)
         if LEFT.search(line):
             since = time.monotonic()
-        if ": validation " in line:
+        if ": validation " in line or "towards the base" in line:
             until = time.monotonic()
     _, status, used = os.wait4(process.pid, 0)
     over.set()

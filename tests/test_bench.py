@@ -104,17 +104,17 @@ def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tin
     assert result.returncode == 0, result.stderr
     (raw,) = tmp_path.glob("*-30.jsonl")
     first = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
-    ways = ["base"] + ["usual"] * 3 + ["default"] * 3 + ["search"] * 2 + ["best"] * 3
+    ways = ["base"] + ["usual"] * 3 + ["trained"] * 3 + ["default"] * 3 + ["search"] * 2 + ["best"] * 3
     assert [one["way"] for one in first] == ways
-    best = min(first[7:9], key=lambda one: one["choosing"])
+    best = min(first[10:12], key=lambda one: one["choosing"])
     told = {name: best[name] for name in ("settings", "choosing", "telling")}
-    assert {name: first[9][name] for name in told} == told  # the same settings and seed: the same model
-    assert first[7]["telling"] == first[4]["telling"]  # a search begins with the settings that ship
-    assert len({one["telling"] for one in first[4:7]}) == 3  # seeds tell
+    assert {name: first[12][name] for name in told} == told  # the same settings and seed: the same model
+    assert first[10]["telling"] == first[7]["telling"]  # a search begins with the settings that ship
+    assert len({one["telling"] for one in first[7:10]}) == 3  # seeds tell
 
     row = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rows"][0]
     assert row[1] == f"{first[0]['telling']:.4f}"
-    assert row[3].startswith(f"{statistics.mean(one['telling'] for one in first[4:7]):.4f} ")
+    assert row[4].startswith(f"{statistics.mean(one['telling'] for one in first[7:10]):.4f} ")
 
     assert bench("bench.results", *given, "--trials", "3").returncode == 0
     after = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
