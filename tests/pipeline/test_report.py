@@ -186,6 +186,7 @@ def test_what_a_model_learned_by_heart_is_marked_in_its_samples(project):
         train__epochs="30",
         train__learning_rate="1e-2",
         train__keep="last",
+        train__toward_base="0",
         evaluate__new_tokens="40",
         evaluate__temperature="0.01",
         evaluate__prompts='["The kettle"]',
@@ -219,6 +220,7 @@ def test_a_corpus_learned_by_heart_is_warned_of(tiny_base, tmp_path):
         train__epochs="60",
         train__learning_rate="1e-2",
         train__keep="last",
+        train__toward_base="0",
     )
     project.set(validate__test_fraction="0.2", evaluate__held_out_prompts="0", evaluate__new_tokens="2")
     output = project.ok("dvc", "repro")

@@ -1,10 +1,13 @@
 """Servers with the interface of OpenAI, asked by its own client: the likeliest text is the one written here."""
 
 import json
+import shutil
 import subprocess
+import sys
 
 import pytest
 from conftest import HOME, environment
+from export_forms import written
 from servers import free_port, make_environment, running
 
 from stages.lib.bases import conversion
@@ -15,6 +18,7 @@ pytestmark = pytest.mark.release
 
 OPENAI = "openai==3.57.0"
 TRANSFORMERS = ("transformers[serving]==5.18.0", OPENAI)
+LLAMA_CPP = "llama-cpp-python==0.3.36"  # beside whose sources stand those of llama.cpp
 PROMPTS = ["Жил-был", "— А скажите, пожалуйста, —", "The kettle"]
 NEW_TOKENS = 40
 ASK = """
@@ -39,6 +43,31 @@ def base(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def ours(base):
+    """The likeliest text after each prompt."""
+    model, tokenizer = models.load(base), tokens.Tokenizer(base)
+    greedy = generation.Sampling(NEW_TOKENS, temperature=0)
+    return [generation.continue_text(model, tokenizer, prompt, greedy, 0).text for prompt in PROMPTS]
+
+
+@pytest.fixture(scope="module")
+def llama_server(tmp_path_factory):
+    """llama.cpp's own server, built from source."""
+    folder = tmp_path_factory.mktemp("llama.cpp")
+    get = ["pip", "download", "--quiet", "--no-deps", "--no-binary", LLAMA_CPP.partition("==")[0], LLAMA_CPP]
+    subprocess.run([sys.executable, "-m", *get], cwd=folder, check=True)
+    (archive,) = folder.glob("*.tar.gz")
+    shutil.unpack_archive(archive, folder, filter="data")
+    (source,) = folder.glob("*/vendor/llama.cpp")
+    without = [f"-DLLAMA_{what}=OFF" for what in ("CURL", "BUILD_TESTS", "BUILD_EXAMPLES")]
+    configure = ["cmake", "-S", source, "-B", folder / "build", "-DCMAKE_BUILD_TYPE=Release", *without]
+    subprocess.run(configure, check=True, capture_output=True)
+    build = ["cmake", "--build", folder / "build", "--target", "llama-server", "--parallel"]
+    subprocess.run(build, check=True, capture_output=True)
+    return folder / "build/bin/llama-server"
+
+
 def answers(bin_folder, command, port, model):
     """What the server of this command says to each prompt: at once, and in pieces."""
     with running(command, port):
@@ -53,15 +82,23 @@ def answers(bin_folder, command, port, model):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def test_a_server_writes_what_is_written_here(base, tmp_path, proofs):
+def test_transformers_serve_writes_what_is_written_here(base, ours, tmp_path, proofs):
     port, model = free_port(), str(base)
     bin_folder = make_environment(tmp_path / "venv", TRANSFORMERS, inherit=True)
     command = [bin_folder / "transformers", "serve", model, "--host", "127.0.0.1", "--port", port]
-    loaded, own = models.load(base), tokens.Tokenizer(base)
-    greedy = generation.Sampling(NEW_TOKENS, temperature=0)
-    ours = [generation.continue_text(loaded, own, prompt, greedy, 0).text for prompt in PROMPTS]
     told = answers(bin_folder, command, port, model)
     assert [whole for whole, _ in told] == ours
     assert ["".join(pieces) for _, pieces in told] == ours
     assert all(len(pieces) > NEW_TOKENS / 2 for _, pieces in told)  # as it is written
     proofs(f"transformers serve: the likeliest texts of {len(PROMPTS)} prompts, {NEW_TOKENS} tokens each")
+
+
+def test_llama_server_writes_what_is_written_here(base, ours, llama_server, tmp_path, proofs):
+    port, path = free_port(), written(base, tmp_path)
+    bin_folder = make_environment(tmp_path / "venv", (OPENAI,))
+    command = [llama_server, "-m", path, "--host", "127.0.0.1", "--port", port]
+    told = answers(bin_folder, command, port, path.stem)
+    assert [whole for whole, _ in told] == ours
+    assert ["".join(pieces) for _, pieces in told] == ours
+    assert all(len(pieces) > NEW_TOKENS / 2 for _, pieces in told)
+    proofs(f"llama-server: the likeliest texts of {len(PROMPTS)} prompts, {NEW_TOKENS} tokens each")

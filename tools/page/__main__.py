@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from pathlib import Path
 
 import generate
@@ -55,3 +56,5 @@ def arguments() -> argparse.Namespace:
 
 if __name__ == "__main__":
     cli.run(main)
+    sys.stdout.flush()
+    os._exit(0)  # a thread that is in the midst of a text would abort the interpreter's own end (SIGABRT)
