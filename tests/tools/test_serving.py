@@ -85,7 +85,9 @@ def answers(bin_folder, command, port, model):
 def test_transformers_serve_writes_what_is_written_here(base, ours, tmp_path, proofs):
     port, model = free_port(), str(base)
     bin_folder = make_environment(tmp_path / "venv", TRANSFORMERS, inherit=True)
-    command = [bin_folder / "transformers", "serve", model, "--host", "127.0.0.1", "--port", port]
+    # The command itself stands in the environment that is inherited, and would take the libraries of that one alone.
+    start = "from transformers.cli.transformers import main; main()"
+    command = [bin_folder / "python", "-c", start, "serve", model, "--host", "127.0.0.1", "--port", port]
     told = answers(bin_folder, command, port, model)
     assert [whole for whole, _ in told] == ours
     assert ["".join(pieces) for _, pieces in told] == ours

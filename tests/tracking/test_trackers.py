@@ -84,6 +84,14 @@ def mlflow(store):
             assert status == "RUNNING"
             store.begin(run_id)
 
+        def get_run(self, run_id):
+            return SimpleNamespace(
+                data=SimpleNamespace(metrics={name: value for name, _, value in store.points[run_id]})
+            )
+
+        def get_metric_history(self, run_id, key):
+            return [SimpleNamespace(step=step) for name, step, _ in store.points[run_id] if name == key]
+
         def log_batch(self, run_id, metrics=(), params=(), tags=(), synchronous=None):
             store.handed += params
             for metric in metrics:
@@ -253,6 +261,24 @@ def test_one_that_is_named_in_mid_run_gets_the_curves_from_the_beginning(stand_i
     shown.close()
     (points,) = store.points.values()
     assert [step for curve, step, _ in points if curve == "train/loss"] == list(range(1, 9))
+
+
+@pytest.mark.parametrize("stand_in", [wandb, mlflow, trackio], indirect=True, ids=lambda made: made.__name__)
+def test_a_point_whose_arrival_a_kill_left_unnoted_is_not_sent_again(stand_in, show, tmp_path):
+    name, store = stand_in
+    shown = show(name)
+    draw(shown, range(6))
+    shown.close()
+    (journal,) = (path for path in tmp_path.rglob(f"*{name}*") if path.is_file() and b'"arrived"' in path.read_bytes())
+    lines = journal.read_bytes().splitlines(keepends=True)
+    last = max(place for place, line in enumerate(lines) if b'"arrived"' in line)
+    journal.write_bytes(b"".join(lines[:last] + lines[last + 1 :]))
+    shown = show(name, step=5)
+    draw(shown, range(6, 9))
+    shown.close()
+    (points,) = store.points.values()
+    assert [step for curve, step, _ in points if curve == "train/loss"] == list(range(1, 9))
+    assert [step for curve, step, _ in points if curve == "validation/loss"] == [0, 4, 8]
 
 
 def test_without_tensorboard_nothing_is_drawn_there(stand_in, show, tmp_path):

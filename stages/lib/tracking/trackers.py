@@ -118,7 +118,8 @@ class Mlflow:
         if not known:
             param = importlib.import_module("mlflow.entities").Param
             self._client.log_batch(self._known, params=[param(one, str(value)) for one, value in settings.items()])
-        return Begun(self._known, f"{self._client.tracking_uri}, run {self._known}")
+        where = f"{self._client.tracking_uri}, run {self._known}"
+        return Begun(self._known, where, self._arrived() if known else None)
 
     def log(self, place: Place, values: Mapping[str, float]) -> None:
         """See Tracker."""
@@ -129,6 +130,12 @@ class Mlflow:
     def end(self, finished: bool) -> None:
         """See Tracker."""
         self._client.set_terminated(self._known, "FINISHED" if finished else "KILLED")
+
+    def _arrived(self) -> Place:
+        """How far the run has come at the server: a kill may have left unnoted what that one had taken."""
+        curves = self._client.get_run(self._known).data.metrics
+        points = ((_kind({name: 0}), self._client.get_metric_history(self._known, name)) for name in curves)
+        return max(((point.step, kind) for kind, history in points for point in history), default=NOWHERE)
 
 
 class Trackio:
