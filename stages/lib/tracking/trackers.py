@@ -30,6 +30,7 @@ _OF_WANDB = {
     "save_code": False,
     "disable_git": True,
     "x_disable_meta": True,
+    "host": "",  # which stands in the run itself as well
     "x_disable_stats": True,
     "x_save_requirements": False,
 }
