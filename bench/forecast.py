@@ -23,8 +23,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from bench import measure
 from stages.lib.common import cli, files
 
@@ -72,7 +70,9 @@ def main() -> None:
             measure.write_corpus(folder, args.corpus or [measure.HOME / "data/my_corpus.jsonl"], args.megabytes)
             steps = args.steps * (1 if base is LARGE else 10)
             shutil.copy(measure.HOME / "dvc.yaml", folder)
-            _set(folder, length, changes | {"max_steps": steps, "eval_steps": max(1, steps // 2)})
+            train = changes | {"max_steps": steps, "eval_steps": max(1, steps // 2)}
+            ours = {"tokenize": {"max_length": length}, "corpus": {"limit": DOCUMENTS}, "train": train}
+            measure.change_settings(folder, ours)
             measure.run(folder, "bench.training", "base", *([str(base)] if base else []))
             for stage in ("validate", "tokenize"):
                 measure.run(folder, f"stages.{stage}")
@@ -83,15 +83,6 @@ def main() -> None:
         cli.say(" | ".join(map(str, rows[-1])))
     header = ["base", "tokens a row", "settings", "s said", "took", "", "GB said", "took", "", "disk", "took", ""]
     measure.report("What training says that it will take.", header, rows, {"runs": figures}, args.json)
-
-
-def _set(folder: Path, length: int, changes: dict[str, Any]) -> None:
-    yaml = YAML()
-    settings = yaml.load(folder / "params.yaml")
-    settings["tokenize"]["max_length"] = length
-    settings["corpus"]["limit"] = DOCUMENTS
-    settings["train"] |= changes
-    yaml.dump(settings, folder / "params.yaml")
 
 
 def _train(folder: Path) -> Outcome:

@@ -20,6 +20,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from ruamel.yaml import YAML
+
 from stages.lib.common import cli, files, parallel
 from stages.lib.common.translation import Parser
 
@@ -71,6 +73,15 @@ def workspace() -> Iterator[Path]:
 
 def _settings(code: Path) -> str:
     return (code / "params.yaml").read_text(encoding="utf-8").replace("on_error: fail", "on_error: skip")
+
+
+def change_settings(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
+    """Change settings in the params.yaml below `folder`, given by their sections."""
+    yaml = YAML()
+    settings = yaml.load(folder / "params.yaml")
+    for section, values in changes.items():
+        settings[section] |= values
+    yaml.dump(settings, folder / "params.yaml")
 
 
 def write_corpus(folder: Path, given: list[Path] | None, megabytes: int | None) -> int:

@@ -33,8 +33,6 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from ruamel.yaml import YAML
-
 from bench import measure
 from stages.lib.common import cli, params
 
@@ -195,11 +193,10 @@ class _Bench:
 
     def _write_settings(self, train: dict[str, Any]) -> None:
         """The settings that ship, but for some of training, and rows that the base can see."""
-        yaml = YAML()
-        settings = yaml.load(measure.HOME / "params.yaml")
-        settings["tokenize"]["max_length"] = min(settings["tokenize"]["max_length"], self._config.n_positions)
-        settings["train"] |= train
-        yaml.dump(settings, self._folder / "params.yaml")
+        shutil.copy(measure.HOME / "params.yaml", self._folder)
+        length = params.load(self._folder / "params.yaml").tokenize.max_length
+        rows = {"max_length": min(length, self._config.n_positions)}
+        measure.change_settings(self._folder, {"tokenize": rows, "train": train})
 
     def _documents(self, texts: list[str]) -> list[Any]:
         from stages.lib.rows import tokens
