@@ -21,6 +21,7 @@ from stages.lib.processes.group import ALONE, Group
 from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import batches, limits, tokens
 from stages.lib.rows.packing import documents_of
+from stages.lib.tracking import choice
 from stages.lib.tracking.delivery import leave
 from stages.lib.training import averaging, checkpoints, environment, forecast
 from stages.lib.training.board import Boards, opened
@@ -111,6 +112,7 @@ def _train(
     with models.quiet():  # several processes are nothing to the library, which wonders
         trainer = prepare(model, rows, settings, plan, run, record, batches.collate, speed, group)
     tokenizer = tokens.Tokenizer(BASE)
+    samples = SAMPLES if "tensorboard" in choice.named(settings.report_to) else 0  # nothing else shows them
     board = boards(step, record) if group.first else Boards()
     _say_what_is_to_come(settings, trainer, plan, speed, board, takes)
     if checkpoint:
@@ -120,7 +122,7 @@ def _train(
         record=record,
         board=board,
         validate=_validation(tokenizer, device, speed, group),
-        write_samples=lambda model, check: generation.by_itself(model, tokenizer, SAMPLES, SAMPLED, check),
+        write_samples=lambda model, check: generation.by_itself(model, tokenizer, samples, SAMPLED, check),
         settings=settings,
         plan=plan,
         interruption=interruption,

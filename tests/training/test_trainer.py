@@ -287,6 +287,7 @@ def test_samples_in_mid_training_leave_mode_and_random_states_as_they_were(tiny_
     assert model.training
     assert texts == generation.by_itself(*given)
     assert len({one.text for one in texts}) == 3
+    assert generation.by_itself(model, tokenizer, 0, generation.Sampling(20), lambda: None) == []
 
 
 def breaking_down(monkeypatch, at, change):

@@ -35,7 +35,7 @@ def figures(
     """
     # Of what the model holds possible nothing is favoured.
     anything = generation.Sampling(LENGTH, temperature=1.0, top_p=1.0)
-    drawn = generation.by_itself(base, tokenizer, count, anything, written, seed) if count else []
+    drawn = generation.by_itself(base, tokenizer, count, anything, written, seed)
     texts = [one.ids for one in drawn if one.ids]
     scores = {name: scored(model, tokenizer, texts) for name, model in (("base", base), ("tuned", tuned))}
     compared = comparison.compare(scores["base"], scores["tuned"], seed)

@@ -193,7 +193,7 @@ def by_itself(
     try:
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []), devices.any_kernel():
             prompts = [[tokenizer.opening]] * count
-            written = _generate(model, tokenizer.closing, prompts, sampling, seed, check=check)
+            written = _generate(model, tokenizer.closing, prompts, sampling, seed, check=check) if count else []
     finally:
         model.train(training)
     return [_continuation(tokenizer, ids) for ids in written]
