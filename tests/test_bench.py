@@ -1,13 +1,18 @@
 """The benchmarks run, and count what they say they count."""
 
 import json
+import math
 import random
 import statistics
 import subprocess
 import sys
 
 import pytest
+import torch
 from conftest import CODE, environment, many_texts
+from transformers import GPT2Config, GPT2LMHeadModel
+
+from bench import beyond
 
 
 def unlike():
@@ -93,6 +98,88 @@ def test_generation_is_measured_against_the_pipeline(tmp_path, tiny_base, corpus
     assert all(rate > 0 for rate in figures["tokens_per_second"].values())
 
 
+def steps_of(optimizer, model, steps=6, after=lambda step: None):
+    """Gradients that depend on the step alone, so that optimizers can be compared."""
+    for step in range(steps):
+        generator = torch.Generator().manual_seed(step)
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        after(step)
+        optimizer(step).step()
+
+
+def beyond_the_stage(model, steps=6, **tried):
+    """What a search steps with, and a function of the step that tells it where it is."""
+    at = [0]
+    decayed = [name for name, parameter in model.named_parameters() if parameter.ndim == 2]
+    made = beyond.Optimizer(model, decayed, 0.01, 0.1, lambda: (at[0], steps), **beyond.NOTHING | tried)
+
+    def optimizer(step):
+        at[0] = step
+        return made
+
+    return optimizer
+
+
+def small_model():
+    torch.manual_seed(0)
+    return GPT2LMHeadModel(GPT2Config(vocab_size=50, n_positions=16, n_embd=8, n_layer=3, n_head=2))
+
+
+def test_what_a_search_steps_with_is_adamw_where_nothing_is_tried():
+    ours, plain = small_model(), small_model()
+    steps_of(beyond_the_stage(ours), ours)
+    matrices = [parameter for parameter in plain.parameters() if parameter.ndim == 2]
+    others = [parameter for parameter in plain.parameters() if parameter.ndim != 2]
+    groups = [{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}]
+    adamw = torch.optim.AdamW(groups, 0.01)
+    steps_of(lambda step: adamw, plain)
+    for (name, parameter), other in zip(ours.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(parameter, other, msg=name)
+
+
+def test_a_search_gives_the_matrices_of_the_blocks_to_muon_and_the_rest_to_adamw():
+    ours, plain = small_model(), small_model()
+    steps_of(beyond_the_stage(ours, optimizer="muon"), ours)
+    for number, (name, parameter) in enumerate(plain.named_parameters()):
+        decay = 0.1 if parameter.ndim == 2 else 0.0
+        if ".h." in name and parameter.ndim == 2:
+            kind = torch.optim.Muon([parameter], 0.01, decay, adjust_lr_fn="match_rms_adamw")
+        else:
+            kind = torch.optim.AdamW([parameter], 0.01, weight_decay=decay)
+        steps_of(lambda step, kind=kind: kind, plain)
+        torch.testing.assert_close(list(ours.parameters())[number], parameter, msg=name)
+
+
+def test_a_search_lets_lower_layers_learn_more_slowly():
+    model = small_model()
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    steps_of(beyond_the_stage(model, layer_decay=0.5), model, steps=1)
+    # AdamW's first step is as long as its rate, and the pull towards zero of a weight of 0.1 a hundredth of that.
+    longest = {
+        name: float((parameter.detach() - before[name]).abs().max()) for name, parameter in model.named_parameters()
+    }
+    for name, above in {"ln_f": 0, "h.2.": 0, "h.1.": 1, "h.0.": 2, "wte": 3, "wpe": 3}.items():
+        found = [length for of, length in longest.items() if name in of]
+        assert found
+        assert found == pytest.approx([0.01 * 0.5**above] * len(found), rel=0.03), name
+
+
+def test_a_search_averages_the_weights_of_the_last_steps():
+    ours, plain = small_model(), small_model()
+    steps_of(beyond_the_stage(ours, averaged=0.5), ours)
+    optimizer, seen = beyond_the_stage(plain), []
+
+    def keep(step):
+        seen.append([parameter.detach().double().clone() for parameter in plain.parameters()])
+
+    steps_of(optimizer, plain, after=keep)
+    keep(6)
+    means = [torch.stack(weights).mean(0) for weights in zip(*seen[4:], strict=True)]  # after steps 4, 5 and 6
+    for parameter, mean in zip(ours.parameters(), means, strict=True):
+        torch.testing.assert_close(parameter.double(), mean, atol=1e-7, rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tiny_base):
     pytest.importorskip("optuna", reason="pip install -r tests/requirements.txt")
@@ -100,23 +187,28 @@ def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tin
     write_corpus(corpus, unlike())
     given = ("--base", str(tiny_base), "--corpus", str(corpus), "--documents", "30", "--held-out", "15")
     given += ("--results", str(tmp_path), "--json", str(tmp_path / "figures.json"))
-    result = bench("bench.results", *given, "--trials", "2")
+    result = bench("bench.results", *given, "--trials", "3")
     assert result.returncode == 0, result.stderr
     (raw,) = tmp_path.glob("*-30.jsonl")
     first = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
-    ways = ["base"] + ["usual"] * 3 + ["trained"] * 3 + ["default"] * 3 + ["search"] * 2 + ["best"] * 3
+    ways = ["base"] + ["usual"] * 3 + ["trained"] * 3 + ["default"] * 3 + ["search"] * 3 + ["best"] * 3
     assert [one["way"] for one in first] == ways
-    best = min(first[10:12], key=lambda one: one["choosing"])
-    told = {name: best[name] for name in ("settings", "choosing", "telling")}
-    assert {name: first[12][name] for name in told} == told  # the same settings and seed: the same model
-    assert first[10]["telling"] == first[7]["telling"]  # a search begins with the settings that ship
+    assert first[10]["choosing"] == first[7]["choosing"]  # a search begins with the settings that ship
+    best = min(first[10:13], key=lambda one: one["choosing"])
+    assert first[13]["settings"] == best["settings"]
+    assert first[13]["choosing"] == best["choosing"]  # the same settings and seed: the same model
     assert len({one["telling"] for one in first[7:10]}) == 3  # seeds tell
+    for one in first[:10]:
+        assert one["telling"] == pytest.approx(sum(one["nats"]) / sum(one["bytes"]) / math.log(2), rel=1e-4)
 
-    row = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))["rows"][0]
+    figures = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
+    assert [change for change, _ in figures["changes"]] == ["learning_rate=x 0.333", "learning_rate=x 3"]
+    assert float(figures["changes"][0][1]) == pytest.approx(first[11]["choosing"] - first[10]["choosing"], abs=1e-4)
+    row = figures["rows"][0]
     assert row[1] == f"{first[0]['telling']:.4f}"
     assert row[4].startswith(f"{statistics.mean(one['telling'] for one in first[7:10]):.4f} ")
 
-    assert bench("bench.results", *given, "--trials", "3").returncode == 0
+    assert bench("bench.results", *given, "--trials", "4").returncode == 0
     after = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
     assert after[: len(first)] == first
     assert [one["way"] for one in after[len(first) :]] in (["search"], ["search"] + ["best"] * 3)
