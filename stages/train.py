@@ -48,7 +48,7 @@ def main() -> None:
     settings = everything.train
     files.need(TOKENS, BASE)
     limits.check(everything, BASE)
-    devices.keep_freed_memory()
+    (devices.keep_freed_memory if settings.memory == "usual" else devices.return_freed_memory)()
     launch.take_gpu()
     device = devices.choose()
     devices.repeat_exactly(device, settings.deterministic)

@@ -3,11 +3,15 @@
 What such a tensor holds cannot be fetched: a forward and a backward pass over it prove that nothing waits for a card.
 """
 
+import os
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from conftest import CODE
 from tiny_training import SETTINGS
 from transformers import GPT2Config
 
@@ -207,3 +211,28 @@ def test_processors_that_multiply_faster_in_bfloat16(monkeypatch, vendor, featur
     described = f"vendor_id\t: {vendor}\nflags\t\t: fpu {features} sse\n"
     monkeypatch.setattr(processor, "_described", lambda: described)
     assert in_bfloat16(CPU) == faster
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's")
+def test_freed_memory_is_kept_or_goes_back(tmp_path):
+    """Forty blocks are freed, from among small ones that stay; the first one is larger, from which glibc learns."""
+    measured = """
+import sys
+import psutil, torch
+from stages.lib.model import devices
+
+getattr(devices, sys.argv[1])()
+before = psutil.Process().memory_info().rss
+torch.ones(2**22)
+blocks = [(torch.ones(2**21), torch.ones(2**10)) for _ in range(40)]
+small = [one for _, one in blocks]
+del blocks
+print(psutil.Process().memory_info().rss - before)
+"""
+    environment = {**os.environ, "PYTHONPATH": str(CODE)}
+    kept, returned = (
+        int(subprocess.run([sys.executable, "-c", measured, how], env=environment, stdout=-1, check=True).stdout)
+        for how in ("keep_freed_memory", "return_freed_memory")
+    )
+    assert returned < 20 * 2**20
+    assert kept > 300 * 2**20

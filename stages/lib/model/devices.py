@@ -22,7 +22,7 @@ _STEPS_WORTH_COMPILING = 1000  # it takes about a minute
 _COMPILERS = {"cpu": ("g++", "clang++", "cl"), "cuda": ("cc", "gcc", "clang")}
 _MOST_LOGITS, _BYTES_A_LOGIT = 2**28, 14  # of a loss: three copies in float32, one in bfloat16
 _SHARE_FOR_LOGITS = 16  # one part in so many of a card's memory
-_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4  # glibc's <malloc.h>
+_M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -2, -3, -4  # glibc's <malloc.h>
 
 
 def choose() -> torch.device:
@@ -165,10 +165,19 @@ def keep_freed_memory() -> None:
     every page of them anew each time. Seen on 2 cores with a model of 5.4 M parameters and batches of 8 x 512: 1.02 s
     a step instead of 1.43 s. Does nothing where the C library is another one.
     """
-    if sys.platform != "linux":
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt:
-        mallopt(_M_MMAP_MAX, 0)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-        mallopt(_M_TOP_PAD, 2**28)
+    _mallopt({_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: 2**31 - 1, _M_TOP_PAD: 2**28})
+
+
+def return_freed_memory() -> None:
+    """Make glibc hand every large block back to the kernel once it is freed, and leave no gaps in its heap.
+
+    It does so by itself only with blocks that are larger than any it has freed before, up to 32 MiB. Takes a quarter
+    less memory than `keep_freed_memory` with 124 M parameters. Does nothing where the C library is another one.
+    """
+    _mallopt({_M_MMAP_THRESHOLD: 2**20})
+
+
+def _mallopt(options: dict[int, int]) -> None:
+    if sys.platform == "linux" and (set_one := getattr(ctypes.CDLL(None), "mallopt", None)):
+        for option, value in options.items():
+            set_one(option, value)

@@ -85,9 +85,9 @@ class Run:
         forward = before + self._activations + matrix + self._logits
         # The gradients of the embedding and of the output matrix, which are one, come one after the other.
         backward = before + gradients + matrix + self._block * self.settings.gradient_checkpointing
-        return int(state + max(forward, backward, before + gradients + self._step)) + int(
-            _BESIDE + _SAVING * _NUMBER * self.parameters
-        )
+        # Freed memory is kept for what comes later (devices.py), which leaves gaps; with `memory: small` it is not.
+        saving = _SAVING * _NUMBER * self.parameters if self.settings.memory == "usual" else 0
+        return int(state + max(forward, backward, before + gradients + self._step) + _BESIDE + saving)
 
     @property
     def _state(self) -> float:
