@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable
-from contextlib import closing, nullcontext
+from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -66,11 +66,17 @@ def main() -> None:
         nullcontext() if launch.follows() else run.started(interruption),
         devices.memory_errors(OUT_OF_MEMORY),
         launch.together("stages.train", size, device, run.offered, interruption.check) as group,
+        ExitStack() as shown,
     ):
+
+        def boards(step: int, record: Record) -> Boards:
+            return shown.enter_context(closing(opened(everything, run, step, record)))
+
         environment.require(group.told(surroundings), surroundings)
-        done = _train(settings, run, device, interruption, group, made_for, partial(opened, everything, run))
+        done = _train(settings, run, device, interruption, group, made_for, boards)
         if group.first:
             _hand_over(settings, run, done, surroundings, interruption)
+            shown.close()  # all is shown before the run counts as finished
             run.finish()
 
 
@@ -79,6 +85,7 @@ class _Done:
     """What training leaves behind; the model and the optimizer, which take most of the memory, are gone by then."""
 
     record: Record
+    board: Boards
     speed: devices.Speed
     device: torch.device
     figures: dict[str, Any]
@@ -129,13 +136,13 @@ def _train(
         group=group,
         pace=Pace(to_take.checkpoint()),
     )
-    with closing(board), closing(course), models.quiet():
+    with closing(course), models.quiet():
         course.begin(model, step)
         if not course.over(step):
             trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             step = trainer.state.global_step
-        board.finished(step, kept := record.kept(settings.keep, step))
+        kept = record.kept(settings.keep, step)
         cli.say(f"train: {course.times()}")
     if step < plan.steps:
         more = f"{settings.patience} validation{'s' * (settings.patience > 1)}"
@@ -151,7 +158,7 @@ def _train(
         "precision": speed.precision,
         "validation_bits_per_byte": kept["validation_bits_per_byte"],
     }
-    return _Done(record, speed, device, figures)
+    return _Done(record, board, speed, device, figures)
 
 
 def _hand_over(
@@ -159,9 +166,7 @@ def _hand_over(
 ) -> None:
     """Write the weights that are kept, or their mean with the base's, the curves and the figures."""
 
-    def check() -> None:
-        interruption.check("before its results were handed over")
-
+    check = partial(interruption.check, "before its results were handed over")
     gc.collect()  # the Trainer and what belongs to it refer to each other
     record, figures, step = done.record, done.figures, done.figures["best_step"]
     if (bits := figures["validation_bits_per_byte"]) is None:
@@ -188,6 +193,7 @@ def _hand_over(
     averaged = {"toward_base": share, "validation_bits_per_byte": bits}
     files.write_json(FIGURES, {**figures, **averaged, "environment": surroundings})
     reach("output figures written")
+    done.board.finished(figures["steps"], {"best_step": step, "validation_bits_per_byte": bits})
     check()
 
 

@@ -312,7 +312,7 @@ class start:
 @pytest.mark.slow
 def test_a_reported_run_that_is_killed_leaves_the_model_of_an_unreported_one(project, tmp_path):
     """The stage itself, with a module in the place of Comet's that Python finds in the project's folder."""
-    project.set(train__logging_steps="1", train__save_steps="10", train__seed="7")
+    project.set(train__logging_steps="1", train__save_steps="10", train__seed="7", train__toward_base="0.5")
     plain = Project(shutil.copytree(project.folder, tmp_path / "plain", symlinks=True), **ONE_THREAD)
     plain.set(train__report_to="none")
     assert "curves while it runs" not in plain.ok("python", "-m", "stages.train")
@@ -327,6 +327,11 @@ def test_a_reported_run_that_is_killed_leaves_the_model_of_an_unreported_one(pro
     assert [(step, str(value)) for name, step, value in points if name == "train/loss"] == [
         (int(point["step"]), point["loss"]) for point in curve
     ]
+    ends = {name.removeprefix("final/"): value for name, _, value in points if name.startswith("final/")}
+    figures = project.json("logs/train.json")  # of the weights that are handed over, halfway back to the base
+    assert ends == {name: figures[name] for name in ("best_step", "validation_bits_per_byte")}
+    validated = [float(point["bits_per_byte"]) for point in files.read_tsv(project.path("logs/validation.tsv"))]
+    assert ends["validation_bits_per_byte"] not in validated
     for output in ("model/finetuned", "logs/train.json", "logs/train_loss.tsv", "logs/validation.tsv"):
         assert files.sha256_of_tree(project.path(output)) == files.sha256_of_tree(plain.path(output)), output
 
