@@ -6,6 +6,7 @@ The trackers are stand-ins in the form of the real ones, which tests/tracking/te
 import json
 import shutil
 import sys
+import time
 from types import ModuleType, SimpleNamespace
 
 import pytest
@@ -279,6 +280,37 @@ def test_a_point_whose_arrival_a_kill_left_unnoted_is_not_sent_again(stand_in, s
     (points,) = store.points.values()
     assert [step for curve, step, _ in points if curve == "train/loss"] == list(range(1, 9))
     assert [step for curve, step, _ in points if curve == "validation/loss"] == [0, 4, 8]
+
+
+@pytest.mark.parametrize("stand_in", [mlflow], indirect=True, ids=lambda made: made.__name__)
+def test_a_point_whose_answer_is_lost_on_the_way_is_not_sent_again(stand_in, show, monkeypatch, capsys):
+    name, store = stand_in
+    client, calls = sys.modules[name].MlflowClient, []
+    take = client.log_batch
+
+    def log_batch(*given, **named):
+        take(*given, **named)
+        calls.append(named)
+        if len(calls) % 3 == 0:
+            raise TimeoutError("no answer")
+
+    monkeypatch.setattr(client, "log_batch", log_batch)
+    shown = show(name)
+    draw(shown, range(9))
+    shown.finished(8, {"best_step": 8, "validation_bits_per_byte": 1.5})
+    delivery = shown._boards[0]._delivery
+    while delivery._journal.after(delivery._journal.arrived):
+        delivery._news.set()  # as each further point does
+        time.sleep(0.01)
+    shown.close()
+    (points,) = store.points.values()
+    assert [step for curve, step, _ in points if curve == "train/loss"] == list(range(1, 9))
+    assert [step for curve, step, _ in points if curve == "validation/loss"] == [0, 4, 8]
+    assert [curve for curve, *_ in points if curve.startswith("final/")] == [
+        "final/best_step",
+        "final/validation_bits_per_byte",
+    ]
+    assert "mlflow does not take the curves (no answer)" in capsys.readouterr().out
 
 
 def test_without_tensorboard_nothing_is_drawn_there(stand_in, show, tmp_path):

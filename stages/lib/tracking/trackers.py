@@ -103,6 +103,7 @@ class Mlflow:
 
     def __init__(self, folder: Path) -> None:
         self._known: str | None = None
+        self._in_doubt = False  # whether the server has taken a point: its answer was lost
 
     def begin(self, known: str | None, name: str, settings: Mapping[str, Any]) -> Begun:
         """See Tracker."""
@@ -124,9 +125,13 @@ class Mlflow:
 
     def log(self, place: Place, values: Mapping[str, float]) -> None:
         """See Tracker."""
-        metric = importlib.import_module("mlflow.entities").Metric
-        now, step = int(time.time() * 1000), place[0]
-        self._client.log_batch(self._known, metrics=[metric(name, value, now, step) for name, value in values.items()])
+        if not (self._in_doubt and place <= self._arrived()):
+            self._in_doubt = True
+            metric = importlib.import_module("mlflow.entities").Metric
+            now, step = int(time.time() * 1000), place[0]
+            points = [metric(name, value, now, step) for name, value in values.items()]
+            self._client.log_batch(self._known, metrics=points)
+        self._in_doubt = False
 
     def end(self, finished: bool) -> None:
         """See Tracker."""
