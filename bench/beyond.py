@@ -17,7 +17,8 @@ NOTHING = {"optimizer": "adamw", "layer_decay": 1.0, "averaged": 0.0}  # what th
 class Optimizer(torch.optim.Optimizer):
     """AdamW or, for the matrices of the blocks, Muon; in the end the weights are their mean over the last steps.
 
-    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is PyTorch's, its steps as long as AdamW's.
+    Muon (Jordan et al. 2024, https://kellerjordan.github.io/posts/muon/) is PyTorch's, its steps as long as AdamW's, in
+    float32: many a processor is slow in bfloat16.
     `layer_decay`: the rate of a layer is so many times that of the layer above, the embeddings being the lowest (Howard
     & Ruder 2018, https://arxiv.org/abs/1801.06146, section 3.2). `averaged`: the mean is over so great a share of the
     steps (Izmailov et al. 2018, https://arxiv.org/abs/1803.05407). `place` tells how many steps have been taken, and
@@ -92,6 +93,19 @@ class Optimizer(torch.optim.Optimizer):
                 yield kind(own, **options[kind]), where
 
 
+def _orthogonal(
+    gradient: torch.Tensor, coefficients: tuple[float, float, float], steps: int, epsilon: float
+) -> torch.Tensor:
+    """PyTorch's Newton-Schulz iteration of Muon for a matrix, which it has in bfloat16 alone, in the matrix's type."""
+    of_length, of_cube, of_fifth = coefficients
+    wide = gradient.T if len(gradient) > gradient.shape[1] else gradient
+    wide = wide / wide.norm().clamp(min=epsilon)
+    for _ in range(steps):
+        square = wide @ wide.T
+        wide = of_length * wide + (of_cube * square + of_fifth * square @ square) @ wide
+    return wide.T if len(gradient) > gradient.shape[1] else wide
+
+
 _BLOCK = re.compile(r"\bh\.(\d+)\.")
 
 
@@ -120,5 +134,6 @@ def train(tried: dict[str, Any]) -> None:
         return trainer.optimizer
 
     if tried != NOTHING:
+        torch.optim._muon._zeropower_via_newtonschulz = _orthogonal
         Trainer.create_optimizer = create  # type: ignore[method-assign]
     train.main()

@@ -151,6 +151,16 @@ def test_a_search_gives_the_matrices_of_the_blocks_to_muon_and_the_rest_to_adamw
         torch.testing.assert_close(list(ours.parameters())[number], parameter, msg=name)
 
 
+@pytest.mark.parametrize("shape", [(8, 24), (24, 8), (8, 8)])
+def test_muon_in_float32_is_pytorchs_but_for_its_digits(shape):
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    given = (3.4445, -4.7750, 2.0315), 5, 1e-7
+    exact = beyond._orthogonal(matrix.double(), *given)
+    torch.testing.assert_close(beyond._orthogonal(matrix, *given).double(), exact, atol=1e-5, rtol=1e-4)
+    theirs = torch.optim._muon._zeropower_via_newtonschulz(matrix, *given)
+    torch.testing.assert_close(theirs.double(), exact, atol=0.05, rtol=0.05)
+
+
 def test_a_search_lets_lower_layers_learn_more_slowly():
     model = small_model()
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
