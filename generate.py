@@ -334,7 +334,7 @@ def _read(name: str) -> Iterator[Prompt]:
 def _prompt_of(line: str, where: str) -> str:
     try:
         prompt = json.loads(line)["prompt"]
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         prompt = None
     if not isinstance(prompt, str):
         raise cli.UserError(f'{where}: not of the form {{"prompt": "..."}}')

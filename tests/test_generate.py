@@ -211,6 +211,7 @@ def test_compare_shows_both_models(project):
 @pytest.mark.parametrize(
     ("name", "content", "expected"),
     [
+        ("b.jsonl", "[" * 100_000, 'b.jsonl, line 1: not of the form {"prompt": "..."}'),
         ("b.jsonl", '{"prompt": "Кот"}\n{"text": "Снег"}\n', 'b.jsonl, line 2: not of the form {"prompt": "..."}'),
         ("c.txt", "\n \n", "c.txt holds no prompt"),
         ("d.txt", None, "d.txt cannot be read: No such file"),

@@ -69,7 +69,7 @@ COMPOSED |= {"precision bfloat16", "precision float32", "compile true"}
 COMPOSED |= {"attention documents", "attention sdpa", "attention eager"}
 COMPOSED |= {"takes at most {} GB of memory and {} GB of disk", "a smaller base, or a machine with more"}
 COMPOSED |= {"compile false", "loader workers {}"}
-COMPOSED |= {"the page"}
+COMPOSED |= {"the page", "without a byte"}
 # Messages of Pythons newer than the oldest that is supported.
 NEWER = {"illegal trailing comma before end of object", "illegal trailing comma before end of array"}
 # Words of Russian messages that are names: settings, commands, formats, libraries.
@@ -81,7 +81,7 @@ checkout cp diff documents drop dropout dvc evaluate exp false file float git gp
 logs mend null overlong pandoc pdftotext peft pickle pid pip prompt pull push python remaining repro revision rm run
 seed show sdpa eager SOURCE ru en auto size skip split status tensorboard text tokenize torchrun tr train true ulimit
 validate xz zstd HOST MACHINES OWNER PORT join license licence seen public AdamW full memory sharding small GGUF Ollama
-onnx tune stash
+onnx tune stash inf
 """
 
 

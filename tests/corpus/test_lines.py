@@ -93,6 +93,9 @@ def test_a_compressed_file_that_breaks_off_is_one_line(tmp_path, name):
     path.write_bytes(b"not compressed at all\n" * 10)
     with pytest.raises(UserError, match="cannot be unpacked"):
         read(path)
+    path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"cannot be unpacked \(without a byte\): it is damaged, make it again"):
+        read(path)
 
 
 @pytest.mark.parametrize(

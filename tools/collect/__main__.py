@@ -98,6 +98,8 @@ def _wishes(args: argparse.Namespace) -> Wishes:
     """What is asked for. Raises UserError where it cannot be."""
     if args.size < 100:
         raise cli.UserError(f"--size {args.size}: pieces have at least 100 characters")
+    if not args.pause >= 0:
+        raise cli.UserError(f"--pause {args.pause:g}: hours, from 0 on; inf for no pause at all")
     if args.encoding and not decoding.known(args.encoding):
         raise cli.UserError(f"--encoding {cli.printable(args.encoding)} is none that Python knows: try utf-8 or cp1251")
     names = ("by", "size", "column", "template", "mine", "dialogue", "pause", "encoding")

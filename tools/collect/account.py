@@ -61,6 +61,7 @@ class Account:
         self._tallies: dict[str, Tally] = {}
         self._files_left: Counter[str] = Counter()
         self._unreadable: list[str] = []
+        self._in_part: list[str] = []
         self._obstacles: dict[str, str] = {}
         self._speakers: Counter[str] = Counter()
         self._cleaned = 0
@@ -79,11 +80,12 @@ class Account:
         """Note that files are left out before they are read."""
         self._files_left[left.reason] += left.count
 
-    def leave_unreadable(self, message: str) -> None:
-        """Note that a file among others is left out, and why."""
-        self._files_left["unreadable"] += 1
-        if len(self._unreadable) < _NAMED:
-            self._unreadable.append(message)
+    def leave_unreadable(self, message: str, in_part: bool = False) -> None:
+        """Note that a file among others is left out, or what comes after the documents that it gave, and why."""
+        if not in_part:
+            self._files_left["unreadable"] += 1
+        messages = self._in_part if in_part else self._unreadable
+        messages.append(message)
 
     def obstruct(self, message: str) -> None:
         """Note what has to be mended first; of files that all lack the same, the first one's is enough."""
@@ -153,7 +155,10 @@ class Account:
         if left:
             yield f"{counted(read + left, 'files')} found = {read} read + {left} left out"
             yield from (f"  left out: {count} {reason}" for reason, count in self._files_left.most_common())
-            yield from (f"    {message}" for message in self._unreadable)
+            yield from (f"    {message}" for message in self._unreadable[:_NAMED])
+        if self._in_part:
+            yield f"{counted(len(self._in_part), 'files')} read in part: what comes before the damage is in the corpus"
+            yield from (f"    {message}" for message in self._in_part[:_NAMED])
         yield from (f"--mark {printable(shlex.quote(mark))}: stands in no text" for mark in self._not_found)
         if self._cleaned:
             yield f"control characters and other bytes that are no text: taken out of {self._cleaned} documents"

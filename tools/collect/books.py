@@ -28,12 +28,15 @@ _BOILERPLATE = re.compile(
     r"библиография|литература|предметный указатель|аннотация",
     re.IGNORECASE,
 )
+# Of HTML. A form is not among them: some programs that make sites put all of a page into one.
 _AROUND = re.compile(
-    rb"<(nav|footer|aside|form|script|style|noscript)\b.{0,100000}?</\1\s*>", re.DOTALL | re.IGNORECASE
+    rb"<(nav|footer|aside|script|style|noscript|select|button|textarea)\b.{0,100000}?</\1\s*>",
+    re.DOTALL | re.IGNORECASE,
 )
 _PROLOGUE = re.compile(r"<\?xml[^>]*\?>")
-# RTF: a character by its number and what stands in for it, a font, or bytes of the font's code page.
-_RTF = re.compile(rb"(\\u-?\d+ ?)(?:\\'[0-9a-fA-F]{2}|\?)|\\f(\d+)|((?:\\'[0-9a-fA-F]{2})+)")
+# RTF: a character by its number and what stands in for it, a font, bytes of the font's code page, or a bound of a
+# group, which is no escaped brace.
+_RTF = re.compile(rb"(\\u-?\d+ ?)(?:\\'[0-9a-fA-F]{2}|\?)|\\f(\d+)|((?:\\'[0-9a-fA-F]{2})+)|(?:\\[\\{}])|([{}])")
 _UNREAD = rb"\'3f"  # stands in for a numbered character; with a plain ? pandoc loses what follows
 _FONT = re.compile(rb"\{\\f(\d+)[^{}]*?\\fcharset(\d+)")
 _CHARSETS = {161: "cp1253", 162: "cp1254", 186: "cp1257", 204: "cp1251", 238: "cp1250"}
@@ -58,13 +61,15 @@ def read(file: File, wishes: Wishes, form: str) -> Found:
     if said:
         yield Note(said)
     blocks, title = pandoc.tree(content, form, file.name, FORMS[form])
-    chapters = []
+    chapters: list[str] = []
     found = [one for one in _chapters(list(_sections(blocks, form))) if one.heading or one.blocks]
     for one in found:
         if reason := _no_chapter(one, title, form if len(found) > 1 else ""):
             yield Left(reason)
         else:
             chapters.append(f"{one.heading}\n\n{one.text()}".strip().replace("\u00ad", ""))
+    if not found:
+        yield Left("pages and books without text")
     if wishes.by == "file" and chapters:
         yield Document("\n\n".join(chapters), "", len(chapters))
     else:
@@ -83,7 +88,8 @@ def _content(file: File, wishes: Wishes, form: str) -> tuple[bytes, str]:
     content = decoding.whole_text(file, encoding, WHOLE)
     if form == "fb2":
         content = _PROLOGUE.sub("", content, count=1)  # it names the encoding that there was
-    return _AROUND.sub(b"", content.encode("utf-8", "replace")), f"encoding {encoding.said}"
+    encoded = content.encode("utf-8", "replace")
+    return _AROUND.sub(b"", encoded) if form == "html" else encoded, f"encoding {encoding.said}"
 
 
 def _with_numbers(content: bytes) -> bytes:
@@ -91,7 +97,7 @@ def _with_numbers(content: bytes) -> bytes:
     page = re.search(rb"\\ansicpg(\d+)", content)
     usual = f"cp{int(page[1])}" if page else "cp1252"
     codecs = {font: _CHARSETS.get(int(charset), usual) for font, charset in _FONT.findall(content)}
-    codec = usual
+    codec, outer = usual, []  # of the groups around this one
     stand_in = b" " if rb"\uc0" in content else _UNREAD
 
     def numbers(found: re.Match[bytes]) -> bytes:
@@ -100,6 +106,12 @@ def _with_numbers(content: bytes) -> bytes:
             return found[0] if stand_in == b" " else found[1].strip() + stand_in
         if found[2]:
             codec = codecs.get(found[2], usual)
+            return found[0]
+        if found[4] == b"{":
+            outer.append(codec)
+        elif found[4] and outer:
+            codec = outer.pop()
+        if not found[3]:
             return found[0]
         letters = bytes.fromhex(found[3].replace(b"\\'", b"").decode("ascii"))
         if not decoding.known(codec):

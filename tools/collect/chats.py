@@ -86,7 +86,7 @@ def _runs(messages: Iterable[Message], pause: float) -> Iterator[list[Message]]:
     run: list[Message] = []
     length = 0
     for one in messages:
-        if run and (_apart(run[-1], one, timedelta(hours=pause)) or length > _LONG):
+        if run and (_apart(run[-1], one, pause) or length > _LONG):
             yield run
             run, length = [], 0
         run.append(one)
@@ -95,8 +95,8 @@ def _runs(messages: Iterable[Message], pause: float) -> Iterator[list[Message]]:
         yield run
 
 
-def _apart(one: Message, other: Message, pause: timedelta) -> bool:
-    return one.when is not None and other.when is not None and other.when - one.when > pause
+def _apart(one: Message, other: Message, pause: float) -> bool:
+    return one.when is not None and other.when is not None and (other.when - one.when) / timedelta(hours=1) > pause
 
 
 def _turns(run: Iterable[Message]) -> Iterator[tuple[str, list[str]]]:

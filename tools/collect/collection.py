@@ -48,6 +48,7 @@ class Collection:
         if isinstance(one, Left):
             self._account.leave_files(one)
             return
+        before = self._account.documents
         try:
             with _undamaged(one.name):
                 kind = recognise.recognise(one, self._wishes.column is not None)
@@ -59,19 +60,24 @@ class Collection:
         except UserError as error:
             told = str(error).replace(one.name, named(one.name), 1)
             if isinstance(error, Unreadable) and not alone:
-                self._account.leave_unreadable(told)
+                self._account.leave_unreadable(told, in_part=self._account.documents > before)
             else:
                 self._account.obstruct(told)
 
     def _read(self, file: File, kind: str) -> None:
         tally = self._account.tally(kind)
-        for event in recognise.KINDS[kind].read(file, self._wishes):
-            if isinstance(event, Document):
-                for piece in self._pieces(event, recognise.KINDS[kind]):
-                    self._write(piece, file, tally)
-            else:
-                self._account.take(event, tally)
-        tally.files += 1
+        before = self._account.documents
+        whole = False
+        try:
+            for event in recognise.KINDS[kind].read(file, self._wishes):
+                if isinstance(event, Document):
+                    for piece in self._pieces(event, recognise.KINDS[kind]):
+                        self._write(piece, file, tally)
+                else:
+                    self._account.take(event, tally)
+            whole = True
+        finally:
+            tally.files += whole or self._account.documents > before
 
     def _write(self, document: Document, file: File, tally: Tally) -> None:
         if (text := self._account.write(document, tally)) is not None:

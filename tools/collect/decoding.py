@@ -46,12 +46,13 @@ UTF8 = Encoding("utf-8", "strict", "UTF-8")
 
 def encoding_of(file: File, wished: str | None) -> Encoding:
     """The encoding of a file: the wished one, or the one its bytes speak for. Raises Unreadable where none does."""
-    if wished:
-        return Encoding(wished, "replace", wished)
     start = file.start()
     for mark, codec in _MARKS.items():
-        if start.startswith(mark):
-            return Encoding(codec, "replace", codec.upper().removesuffix("-SIG"))
+        name = codec.removesuffix("-sig")
+        if start.startswith(mark) and (not wished or codecs.lookup(wished).name.startswith(name)):
+            return Encoding(codec, "replace", name.upper())
+    if wished:
+        return Encoding(wished, "replace", wished)
     if codec := wide(start):
         return Encoding(codec, "replace", codec.upper())
     decoder = codecs.getincrementaldecoder("utf-8")()
@@ -91,7 +92,7 @@ def _guess(sample: bytes, declared: re.Match[bytes] | None, name: str) -> Encodi
 def known(codec: str) -> bool:
     """Whether Python can decode text with a codec of this name."""
     try:
-        b"a".decode(codec)
+        bytes(4).decode(codec)  # as many as one character may take
     except (LookupError, UnicodeError):
         return False
     return True

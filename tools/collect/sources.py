@@ -9,6 +9,7 @@ import lzma
 import os
 import re
 import shutil
+import sys
 import tarfile
 import tempfile
 import zipfile
@@ -44,9 +45,10 @@ _DATASETS = {"state.json", "dataset_info.json", "dataset_dict.json"}  # what `sa
 
 @dataclass(frozen=True)
 class File:
-    """Bytes to read. `name` is shown, and kept with documents; `open` gives them from the beginning, each time anew.
+    """Bytes to read. `name`, on one line, is all of it: by its end the kind is told, and it is kept with documents.
 
-    `size` is how many they are where they stand, packed or not; `depth` in how many archives that is.
+    `open` gives the bytes from the beginning, each time anew; `size` is how many they are where they stand, packed or
+    not; `depth` in how many archives that is.
     """
 
     name: str
@@ -120,7 +122,11 @@ def _refuse(error: OSError) -> None:
 
 
 def _on_disk(path: Path, name: str) -> File:
-    return File(printable(name), lambda: open(path, "rb"), path.stat().st_size)
+    return File(_one_line(name), lambda: open(path, "rb"), path.stat().st_size)
+
+
+def _one_line(name: str) -> str:
+    return printable(name, sys.maxsize)
 
 
 def _walk(folder: Path, not_this: Path) -> Iterator[File | Left]:
@@ -156,7 +162,8 @@ def _left_out(name: str) -> str | None:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key by which part 10 comes after part 9."""
-    return [(int(piece), "") if piece.isdigit() else (0, piece) for piece in re.split(r"([0-9]+)", name) if piece]
+    pieces = [piece.lstrip("0") if at % 2 else piece for at, piece in enumerate(re.split(r"([0-9]+)", name))]
+    return [(1 + len(piece), piece) if at % 2 else (0, piece) for at, piece in enumerate(pieces)]
 
 
 def _joined(files: Iterator[File | Left]) -> Iterator[File | Left]:
@@ -220,6 +227,10 @@ def _tar_members(file: File) -> Iterator[File | Left]:
         members = [one for one in islice(archive, MANY) if not one.isdir()]
         if archive.next():
             raise Unreadable(f"{file.name} has more than {MANY} files")
+        # Where the next file's header is damaged or cut off the library believes that there is none.
+        stream.seek(archive.offset)
+        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise Unreadable(f"{file.name} is damaged, or cut off: it has no end")
         for one in sorted(members, key=lambda one: _natural(one.name)):
             fault = None if one.isreg() and not one.issparse() else "links and special files"
             yield _member(file, one.name, one.size, fault, lambda one=one: archive.extractfile(one))
@@ -227,4 +238,4 @@ def _tar_members(file: File) -> Iterator[File | Left]:
 
 def _member(file: File, name: str, size: int, fault: str | None, opened: Callable[[], BinaryIO]) -> File | Left:
     fault = _left_out(name) or fault
-    return Left(fault) if fault else File(printable(f"{file.name}/{name}"), opened, size, file.depth + 1)
+    return Left(fault) if fault else File(_one_line(f"{file.name}/{name}"), opened, size, file.depth + 1)

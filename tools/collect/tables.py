@@ -12,7 +12,7 @@ from xml.etree.ElementTree import ParseError
 
 from stages.lib.common.cli import printable
 from tools.collect import decoding, records
-from tools.collect.documents import Found, Left, Note, Unreadable, Wishes, package
+from tools.collect.documents import Document, Found, Left, Note, Unreadable, Wishes, package
 from tools.collect.sources import File, refuse_bomb
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
@@ -33,7 +33,7 @@ def separator(start: str, called_table: bool) -> str | None:
             rows = list(islice(filter(None, csv.reader(StringIO(start, ""), delimiter=one)), _ROWS))
         except csv.Error:
             continue
-        if len(start) >= 2**15:
+        if rows and len(start) >= 2**15:
             rows.pop()  # may be cut off
         if len(rows) < (2 if called_table else 4) or len(rows[0]) < 2:
             continue
@@ -79,16 +79,32 @@ def read_csv(file: File, wishes: Wishes) -> Found:
 def read_sheets(file: File, wishes: Wishes) -> Found:
     """The documents in all sheets of a workbook of Excel."""
     openpyxl = package("openpyxl", file.name, "a workbook")
+    without: list[tuple[Unreadable, int]] = []  # of sheets in which no text is found, why, and how many rows
+    read = False
     with file.anywhere() as stream:
         with zipfile.ZipFile(stream) as archive:
             refuse_bomb(archive, file.name)
         try:
             for sheet in openpyxl.load_workbook(stream, read_only=True, data_only=True).worksheets:
                 sheet.reset_dimensions()  # what the sheet says of its size need not be true
-                rows = _padded(sheet.iter_rows(values_only=True))
-                yield from records.documents(_records(rows), wishes, f"{file.name}, sheet {printable(sheet.title)}")
+                name = f"{file.name}, sheet {printable(sheet.title)}"
+                try:
+                    for event in records.documents(_rows(sheet), wishes, name):
+                        read |= isinstance(event, Document)
+                        yield event
+                except Unreadable as error:
+                    without.append((error, sum(1 for _ in _rows(sheet))))
         except (LookupError, ValueError, TypeError, ParseError) as error:
             raise Unreadable(f"{file.name} is a damaged workbook: {error}") from None
+    if without and not read:
+        raise without[0][0]
+    for error, count in without:
+        yield Note(str(error).removeprefix(f"{file.name}, "))
+        yield Left("rows of sheets without a text", count)
+
+
+def _rows(sheet: Any) -> Iterator[records.Record | Left]:
+    return _records(_padded(sheet.iter_rows(values_only=True)))
 
 
 def _padded(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[Any]]:

@@ -69,7 +69,7 @@ def _messages(lines: Iterable[str]) -> Iterator[Message | Left]:
 
 def _message(stamp: re.Match[str], text: str, month_first: bool) -> Message | Left:
     who, colon, text = text.partition(": ")
-    if not colon or '"' in who or "«" in who:  # a group's name may have a colon
+    if not colon or _in_quotation(who):  # a group's name may have a colon
         return Left("service messages")
     text = text.rstrip()
     for edited in _EDITED:
@@ -83,6 +83,11 @@ def _message(stamp: re.Match[str], text: str, month_first: bool) -> Message | Le
     if not text:
         return Left("media, and notes of WhatsApp's")
     return Message(who.strip("\u200e\u202a\u202c "), _when(stamp, month_first), text)
+
+
+def _in_quotation(text: str) -> bool:
+    """Whether a text ends in the midst of one."""
+    return text.count('"') % 2 == 1 or text.count("«") > text.count("»")
 
 
 def _month_first(lines: Iterable[str]) -> bool:

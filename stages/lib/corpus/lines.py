@@ -135,6 +135,8 @@ class Reader:
             before = self.position
             compression = COMPRESSED.get(path.suffix)
             try:
+                if compression and not os.fstat(packed.fileno()).st_size:
+                    raise OSError("without a byte")  # which would be unpacked to nothing
                 file = BufferedReader(pa.CompressedInputStream(packed, compression), _BLOCK) if compression else packed
                 formats.refuse(path, file.peek(formats.LOOKED_AT))
                 for content, size in self._blocks(file):

@@ -74,7 +74,8 @@ FB2 = """<?xml version="1.0" encoding="windows-1251"?>
 <section><title><p>Часть первая</p></title>
 <section><title><p>Глава 1</p></title><p>Первый <emphasis>абзац</emphasis><a l:href="#n1" type="note">[1]</a>.</p>
 <empty-line/><poem><stanza><v>Стих раз,</v><v>стих два.</v></stanza></poem></section>
-<section><title><p>Глава 2</p></title><p>— Реплика.</p><subtitle>* * *</subtitle><p>Дальше.</p></section>
+<section><title><p>Глава 2</p></title>
+<p>— <style name="italic">Реплика</style>.</p><subtitle>* * *</subtitle><p>Дальше.</p></section>
 </section></body>
 <body name="notes"><title><p>Примечания</p></title>
 <section id="n1"><title><p>1</p></title><p>Сноска.</p></section></body>
@@ -119,6 +120,20 @@ def test_a_page_of_html(collect, with_pandoc, tmp_path):
     assert "encoding windows-1251" in run.said
 
 
+@pytest.mark.slow
+def test_a_page_that_stands_in_a_form(collect, with_pandoc, tmp_path):
+    """As ASP.NET makes them; what people fill in is no text."""
+    (tmp_path / "texts").mkdir()
+    page = "<html><body><form><h1>Рассказ</h1><p>Весь текст</p><select><option>Выбор</option></select>"
+    (tmp_path / "texts/page.html").write_text(f"{page}<button>Послать</button></form></body></html>", encoding="utf-8")
+    empty = "<!DOCTYPE html><html><body><nav>Меню</nav></body></html>"
+    (tmp_path / "texts/empty.html").write_text(empty, encoding="utf-8")
+    run = collect("texts")
+    assert run.texts == ["Рассказ\n\nВесь текст"]
+    assert run.left() == {"pages and books without text": 1}
+    run.counts()
+
+
 # RTF
 
 
@@ -147,3 +162,11 @@ RTF = {
 def test_letters_of_rtf(collect, with_pandoc, tmp_path, program):
     (tmp_path / "a.rtf").write_text(RTF[program] + r"\f1 \'bf\'f3\'b3w\par}", encoding="ascii")
     assert collect("a.rtf").texts == ["Привет, мир.\n\nżółw"]
+
+
+@pytest.mark.slow
+def test_a_font_of_rtf_ends_with_its_group(collect, with_pandoc, tmp_path):
+    words = rf"\f0 {code_page('При')} \{{{{\f1 latin}}\}} {code_page('вет')}"
+    fonts = r"{\fonttbl{\f0\fcharset204 A;}{\f1\fcharset0 T;}}"
+    (tmp_path / "a.rtf").write_text(rf"{{\rtf1\ansi\ansicpg1252{fonts}{words}\par}}", encoding="ascii")
+    assert collect("a.rtf").texts == ["При {latin} вет"]

@@ -71,6 +71,26 @@ def test_what_one_person_wrote_in_whatsapp(collect, tmp_path, content, name, tex
     run.counts()
 
 
+@pytest.mark.parametrize("name", ['Саша "Кот"', "«Кот»"])
+def test_a_contact_with_quotes_in_the_name_is_a_contact(collect, tmp_path, name):
+    chat = f"""\
+12.03.2024, 18:05 - {name} изменил(а) название группы с "А" на "Клуб: второй"
+12.03.2024, 18:05 - {name} изменил(а) название группы на «Клуб: третий»
+12.03.2024, 18:06 - {name}: Привет
+12.03.2024, 18:07 - Анна: Ага
+"""
+    (tmp_path / "_chat.txt").write_text(chat, encoding="utf-8")
+    run = collect("_chat.txt", "--mine", name)
+    assert run.texts == ["Привет"]
+    assert run.left() == {"service messages": 2, "messages by others": 1}
+
+
+@pytest.mark.parametrize(("pause", "texts"), [("inf", ["Hello\nLate\nLater"]), ("0", ["Hello", "Late", "Later"])])
+def test_a_pause_may_be_as_long_as_one_likes(collect, tmp_path, pause, texts):
+    (tmp_path / "_chat.txt").write_text(AMERICAN, encoding="utf-8")
+    assert collect("_chat.txt", "--mine", "Ann", "--pause", pause).texts == texts
+
+
 def test_exchanges_in_whatsapp(collect, tmp_path):
     (tmp_path / "WhatsApp Chat with Bob.txt").write_text(ANDROID, encoding="utf-8")
     assert collect("WhatsApp Chat with Bob.txt", "--dialogue").texts == [

@@ -149,6 +149,27 @@ def test_a_workbook(collect, tmp_path):
 
 
 @pytest.mark.slow
+def test_a_sheet_of_numbers_beside_one_of_texts(collect, refused, tmp_path):
+    openpyxl = pytest.importorskip("openpyxl", reason="pip install -r tests/requirements.txt")
+    book = openpyxl.Workbook()
+    book.active.append(["text", "n"])
+    book.active.append(["Первый", 1])
+    book.create_sheet("stats").append(["year", "count"])
+    for year in range(2000, 2003):
+        book["stats"].append([year, 1])
+    book.save(tmp_path / "a.xlsx")
+    for options in (), ("--column", "text"):
+        run = collect("a.xlsx", *options)
+        assert run.texts == ["Первый"]
+        assert run.counts() == {"workbooks": (4, 1, 1, 3)}
+        assert run.left() == {"rows of sheets without a text": 3}
+        assert "  sheet stats has no column " in run.said
+    del book["Sheet"]
+    book.save(tmp_path / "a.xlsx")
+    assert refused("a.xlsx") == "a.xlsx, sheet stats has no column of text (its columns: year, count)"
+
+
+@pytest.mark.slow
 def test_workbooks_that_are_odd(collect, refused, tmp_path):
     pytest.importorskip("openpyxl", reason="pip install -r tests/requirements.txt")
     sheet = "xl/worksheets/sheet1.xml"

@@ -70,6 +70,58 @@ def test_what_is_broken_in_an_archive_or_a_folder_is_left_out_and_named(collect,
         assert f"    a.zip/{expected}" in run.said
 
 
+def test_what_was_read_before_a_damage_stays_and_is_said(collect, tmp_path):
+    table = pa.table({"text": [f"Текст номер {number}." for number in range(3000)]})
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1000)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/cut.arrow").write_bytes(sink.getvalue()[:-20_000])
+    (tmp_path / "texts/good.txt").write_text("Целый.", encoding="utf-8")
+    (tmp_path / "texts/bad.json").write_bytes(b'[{"a": ')
+    run = collect("texts")
+    assert run.counts() == {"Arrow and Parquet": (2000, 2000, 2000, 0), "plain text": (1, 1, 1, 0)}
+    assert "3 files found = 2 read + 1 left out" in run.said
+    assert (
+        "1 file read in part: what comes before the damage is in the corpus\n    texts/cut.arrow is damaged" in run.said
+    )
+
+
+@pytest.mark.parametrize("kind", ["at a header", "in a header", "a damaged header"])
+def test_a_tar_that_is_cut_off_or_damaged_between_two_files_is_told(collect, refused, tmp_path, kind):
+    """The library takes what is no header for the end of the archive."""
+    whole = tarred({f"{number}.txt": f"Текст {number}.".encode() for number in range(5)})
+    third = whole.index(b"2.txt")
+    damaged = bytearray(whole)
+    damaged[third + 100] ^= 1
+    cut = {"at a header": whole[:third], "in a header": whole[: third + 200], "a damaged header": bytes(damaged)}[kind]
+    (tmp_path / "a.tar").write_bytes(cut)
+    assert refused("a.tar") == "a.tar is damaged, or cut off: it has no end"
+    (tmp_path / "a.tar").write_bytes(whole)
+    assert len(collect("a.tar").texts) == 5
+
+
+def test_a_long_path_is_what_its_end_says(collect, tmp_path):
+    folder = tmp_path / "/".join(["texts", *["a" * 60] * 5])
+    folder.mkdir(parents=True)
+    (folder / "t.csv").write_text("text,author\nПервый рассказ,А\nВторой рассказ,Б\n", encoding="utf-8")
+    run = collect("texts")
+    assert run.texts == ["Первый рассказ", "Второй рассказ"]
+    assert run.sources[0] == f"{'/'.join(folder.relative_to(tmp_path).parts)}/t.csv:1"
+
+
+def test_names_may_have_any_digits(collect, tmp_path):
+    names = ["2", "10", "1", "①", "1²", "٣", "007"]
+    for name in names:
+        (tmp_path / "texts" / name).mkdir(parents=True)
+        (tmp_path / "texts" / name / "a.txt").write_text(name, encoding="utf-8")
+    texts = collect("texts").texts
+    assert sorted(texts) == sorted(names)
+    assert [name for name in texts if name in ("1", "2", "007", "10")] == ["1", "2", "007", "10"]
+    (tmp_path / "a.zip").write_bytes(zipped({f"{'9' * 5000}.txt": b"long"}))
+    assert collect("a.zip").texts == ["long"]
+
+
 def nested(depth):
     content = zipped({"a.txt": b"deep"})
     for _ in range(depth):

@@ -20,6 +20,8 @@ pytest_plugins = ["collecting"]
     ("options", "expected"),
     [
         (("--size", "99"), "--size 99: pieces have at least 100 characters"),
+        (("--pause", "-1"), "--pause -1: hours, from 0 on; inf for no pause at all"),
+        (("--pause", "nan"), "--pause nan: hours, from 0 on; inf for no pause at all"),
         (("--mark", ""), "--mark is empty: give it what stands between the documents"),
     ],
 )

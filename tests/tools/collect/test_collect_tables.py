@@ -162,6 +162,31 @@ def test_records_of_json(collect, tmp_path, records, texts, said, shape):
     assert said in run.said
 
 
+def test_a_field_twice_loses_no_text_without_a_word(collect, refused, tmp_path):
+    twice = '{"text": "first", "text": "second"}'
+    (tmp_path / "a.jsonl").write_text(f'{twice}\n{{"text": "third"}}\n', encoding="utf-8")
+    run = collect("a.jsonl")
+    assert run.texts == ["third"]
+    assert run.left() == {"records with a field twice": 1}
+    (tmp_path / "a.json").write_text(f"[\n{twice}\n]", encoding="utf-8")
+    assert refused("a.json") == 'a.json is JSON that cannot be read: the field "text" stands twice in one object: keep one'
+
+
+@pytest.mark.parametrize(
+    ("wished", "written"), [("utf-8", "utf-8-sig"), ("UTF8", "utf-8-sig"), ("utf-16-le", "utf-16")]
+)
+def test_a_mark_at_the_beginning_is_no_text_also_where_the_encoding_is_told(collect, tmp_path, wished, written):
+    (tmp_path / "a.csv").write_text("text,n\nПервый,1\n", encoding=written)
+    assert collect("a.csv", "--encoding", wished).texts == ["Первый"]
+    (tmp_path / "a.jsonl").write_text('{"text": "Первый"}\n{"text": "Второй"}\n', encoding=written)
+    assert collect("a.jsonl", "--encoding", wished).texts == ["Первый", "Второй"]
+
+
+def test_a_text_that_begins_with_very_many_empty_lines(collect, tmp_path):
+    (tmp_path / "a.txt").write_text("\n" * 70_000 + "Текст.", encoding="utf-8")
+    assert collect("a.txt").texts == ["Текст."]
+
+
 def test_turns_by_a_template_of_ones_own(collect, tmp_path):
     (tmp_path / "a.jsonl").write_text(lines(SHAREGPT), encoding="utf-8")
     assert collect("a.jsonl", "--template", r"<|{role}|>\n{content}").texts == ["<|user|>\nHi\n<|assistant|>\nHello"]
