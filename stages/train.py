@@ -6,7 +6,6 @@ import gc
 from collections.abc import Callable
 from contextlib import ExitStack, closing, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -142,21 +141,19 @@ def _train(
             trainer.add_callback(course)
             trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
             step = trainer.state.global_step
-        kept = record.kept(settings.keep, step)
         cli.say(f"train: {course.times()}")
     if step < plan.steps:
         more = f"{settings.patience} validation{'s' * (settings.patience > 1)}"
         cli.say(f"train: ended early, {more} after the best one, of step {record.best_step}")
     figures = {
         "steps": step,
-        "best_step": kept["best_step"],
         "tokens": record.tokens,
         "learning_rate": trainer.args.learning_rate,
         "logging_steps": plan.logging_steps,
         "parameters": models.parameters(model),
         "trained_parameters": models.parameters(model, trained=True),
         "precision": speed.precision,
-        "validation_bits_per_byte": kept["validation_bits_per_byte"],
+        **record.kept(settings.keep, step),
     }
     return _Done(record, board, speed, device, figures)
 
@@ -166,7 +163,9 @@ def _hand_over(
 ) -> None:
     """Write the weights that are kept, or their mean with the base's, the curves and the figures."""
 
-    check = partial(interruption.check, "before its results were handed over")
+    def check() -> None:
+        interruption.check("before its results were handed over")
+
     gc.collect()  # the Trainer and what belongs to it refer to each other
     record, figures, step = done.record, done.figures, done.figures["best_step"]
     if (bits := figures["validation_bits_per_byte"]) is None:
