@@ -67,7 +67,7 @@ def main() -> None:
     rows, figures = [], []
     for name, base, length, changes in RUNS:
         with measure.workspace() as folder:
-            measure.write_corpus(folder, args.corpus or [measure.HOME / "data/my_corpus.jsonl"], args.megabytes)
+            measure.write_corpus(folder, args.corpus or [measure.own_corpus()], args.megabytes)
             steps = args.steps * (1 if base is LARGE else 10)
             shutil.copy(measure.HOME / "dvc.yaml", folder)
             train = changes | {"max_steps": steps, "eval_steps": max(1, steps // 2)}

@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100, help="tokens for each prompt (default 100)")
     parser.add_argument("--prompts", type=int, default=4, help="prompts in a turn (default 4)")
     args = parser.parse_args()
-    (source, *_) = args.corpus or [measure.HOME / "data/my_corpus.jsonl"]
+    (source, *_) = args.corpus or [measure.own_corpus()]
     with open(source, encoding="utf-8") as lines:
         prompts = [json.loads(line)["text"][:BEGINNING] for _, line in zip(range(args.prompts), lines, strict=False)]
     devices.keep_freed_memory()

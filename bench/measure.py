@@ -22,10 +22,11 @@ from typing import Any
 
 from ruamel.yaml import YAML
 
-from stages.lib.common import cli, files, parallel
+from stages.lib.common import cli, files, parallel, params
 from stages.lib.common.translation import Parser
 
 HOME = Path(__file__).resolve().parent.parent
+_FOR_A_CORPUS = {"corpus": {"path": "data/my_corpus.jsonl", "limit": None}, "validate": {"on_error": "skip"}}
 
 
 def arguments(description: str | None, repeated: bool = True) -> argparse.ArgumentParser:
@@ -63,24 +64,21 @@ def machine() -> str:
 def workspace() -> Iterator[Path]:
     """A folder of its own in which the stages can run, with the project's settings; deleted afterwards.
 
-    Bad lines are skipped there: a corpus is to be measured as it is.
+    Bad lines are skipped there: a corpus is to be measured as it is, and all of it.
     """
     with tempfile.TemporaryDirectory() as made:
         folder = Path(made)
-        (folder / "params.yaml").write_text(_settings(HOME), encoding="utf-8")
+        shutil.copy(HOME / "params.yaml", folder)
+        change_settings(folder, _FOR_A_CORPUS)
         yield folder
 
 
-def _settings(code: Path) -> str:
-    return (code / "params.yaml").read_text(encoding="utf-8").replace("on_error: fail", "on_error: skip")
-
-
 def change_settings(folder: Path, changes: dict[str, dict[str, Any]]) -> None:
-    """Change settings in the params.yaml below `folder`, given by their sections."""
+    """Change settings in the params.yaml below `folder`, given by their sections; those that it has."""
     yaml = YAML()
     settings = yaml.load(folder / "params.yaml")
     for section, values in changes.items():
-        settings[section] |= values
+        settings[section] |= {name: value for name, value in values.items() if name in settings[section]}
     yaml.dump(settings, folder / "params.yaml")
 
 
@@ -91,24 +89,28 @@ def write_corpus(folder: Path, given: list[Path] | None, megabytes: int | None) 
     """
     target = folder / "data/my_corpus.jsonl"
     target.parent.mkdir(parents=True, exist_ok=True)
-    sources = given or [HOME / "data/my_corpus.jsonl"]
+    sources = given or [own_corpus()]
     wanted = (megabytes or (0 if given else 20)) * 1_000_000
-    turn = 0
+    turn, field = 0, params.load(HOME / "params.yaml").corpus.text_field
     with open(target, "wb") as out:
         while turn == 0 or out.tell() < wanted:
             for source in sources:
                 with open(source, "rb") as given_lines:
                     for line in given_lines:
-                        out.write(_numbered(line, turn) if turn else line)
+                        out.write(_numbered(line, turn, field) if turn else line)
             turn += 1
     if turn > 1:  # but for the number all of it is alike, and no corpus that people have is
-        settings = folder / "params.yaml"
-        settings.write_text(settings.read_text(encoding="utf-8").replace("similarity: 0.8", "similarity: 1.0"), "utf-8")
+        change_settings(folder, {"validate": {"similarity": 1.0}})
     return target.stat().st_size
 
 
-def _numbered(line: bytes, number: int) -> bytes:
-    return json.dumps({"text": f"{number} {json.loads(line)['text']}"}, ensure_ascii=False).encode() + b"\n"
+def own_corpus() -> Path:
+    """The corpus that the project's settings name."""
+    return HOME / params.load(HOME / "params.yaml").corpus.path
+
+
+def _numbered(line: bytes, number: int, field: str) -> bytes:
+    return json.dumps({field: f"{number} {json.loads(line)[field]}"}, ensure_ascii=False).encode() + b"\n"
 
 
 def write_gpt2_tokenizer(folder: Path) -> None:
@@ -211,10 +213,15 @@ def _settings_of(code: Path, folder: Path) -> Iterator[None]:
     """Other code may know other settings: put its own into the workspace, and these back afterwards."""
     path = folder / "params.yaml"
     ours = path.read_text(encoding="utf-8")
-    if code != HOME:
-        path.write_text(_settings(code), encoding="utf-8")
-    yield
-    path.write_text(ours, encoding="utf-8")
+    try:
+        if code != HOME:
+            shutil.copy(code / "params.yaml", folder)
+            similarity = YAML().load(ours)["validate"]["similarity"]  # of a corpus over and over it is another one
+            change_settings(folder, _FOR_A_CORPUS)
+            change_settings(folder, {"validate": {"similarity": similarity}})
+        yield
+    finally:
+        path.write_text(ours, encoding="utf-8")
 
 
 def _family(pid: int) -> list[int]:

@@ -6,10 +6,10 @@
 
 A case is a corpus of so many documents of a file. Two further sets of its documents are seen by no training: `choosing`
 and `telling`. From the same base come `usual`, the lines in one stream and AdamW at 5e-5 falling linearly, three
-epochs, as run_clm.py does it; `default`, the stage `train` with the settings that ship; `trained`, the same without
-its averaging with the base (`train.toward_base: 0`); and `best`, what does best on `choosing` in a search over what the
-stage can be told and more (bench/beyond.py). The search changes each setting of the default by itself first, which
-tells what each is worth, and goes on with Optuna (TPE, Bergstra et al. 2011).
+epochs, as run_clm.py does it; `default`, the stage `train` with the settings of params.yaml; `trained`, the same
+without its averaging with the base (`train.toward_base: 0`); and `best`, what does best on `choosing` in a search over
+what the stage can be told and more (bench/beyond.py). The search changes each setting of the default by itself first,
+which tells what each is worth, and goes on with Optuna (TPE, Bergstra et al. 2011).
 
 The first table tells bits per byte on `telling`, by the pipeline's own scoring, over three seeds, and how far the
 default is behind the best, with the 95 % interval over the documents; the second what each change by itself gains on
@@ -53,14 +53,14 @@ def main() -> None:
     cases = [
         Case(path.resolve(), count, args.held_out, base, folder / f"{base.name}-{path.stem}-{count}.jsonl")
         for count in map(int, args.documents.split(","))
-        for path in args.corpus or [measure.HOME / "data/my_corpus.jsonl"]
+        for path in args.corpus or [measure.own_corpus()]
     ]
     if args.trials:
         os.environ["OMP_NUM_THREADS"] = "1"  # the bytes are the same with any number
         with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
             for done in as_completed([pool.submit(_complete, case, args.trials) for case in cases]):
                 cli.say(f"{done.result()}: all runs are there")
-    cases = [case for case in cases if case.runs("best")]
+    cases = [case for case in cases if case.runs("search") and case.runs("best", case.best())]
     rows, changes = [_row(case) for case in cases], _changes(cases)
     header = ["corpus, documents", "base", *WAYS, "best", "default - best", "the best settings"]
     title = f"Bits per byte on {args.held_out} held-out documents, mean over seeds {', '.join(map(str, SEEDS))}."
@@ -105,6 +105,8 @@ def _changes(cases: list[Case]) -> list[list[str]]:
     for case in cases:
         default, *others = case.runs("search")
         for run in others:
+            if run["choosing"] is None:
+                continue
             changed = {name: value for name, value in run["settings"].items() if value != default["settings"][name]}
             if len(changed) == 1:
                 if (rate := changed.get("learning_rate")) is not None:  # the default's differs between bases
@@ -136,7 +138,10 @@ def _search(case: Case, bench: Bench, trials: int) -> None:
     space, study = _space(bench), optuna.create_study()
     by_itself = _by_themselves(bench)
     for run in case.runs("search"):
-        study.add_trial(optuna.create_trial(params=run["settings"], distributions=space, value=run["choosing"]))
+        failed = run["choosing"] is None
+        state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
+        made = optuna.create_trial(params=run["settings"], distributions=space, value=run["choosing"], state=state)
+        study.add_trial(made)
     for number in range(len(study.trials), trials):
         study.sampler = optuna.samplers.TPESampler(seed=number, multivariate=True)  # the same wherever it goes on
         if number < len(by_itself):
@@ -146,6 +151,7 @@ def _search(case: Case, bench: Bench, trials: int) -> None:
             study.tell(trial, bench.run("search", trial.params, SEEDS[0])["choosing"])
         except cli.UserError as diverged:
             study.tell(trial, state=optuna.trial.TrialState.FAIL)
+            bench.note({"way": "search", "settings": trial.params, "seed": SEEDS[0], "choosing": None})
             cli.say(f"{case.name}: {trial.params} came to nothing: {str(diverged).splitlines()[-1]}")
 
 
@@ -172,7 +178,7 @@ def _space(bench: Bench) -> dict[str, Any]:
 
 
 def _by_themselves(bench: Bench) -> list[dict[str, Any]]:
-    """The settings that ship, as a search has them, and the same with one changed."""
+    """The project's settings, as a search has them, and the same with one changed."""
     from bench import beyond
 
     shipped = bench.shipped() | beyond.NOTHING

@@ -40,9 +40,7 @@ def main() -> None:
     with measure.workspace() as folder:
         measure.write_base(folder, args.base)
         model = models.load(folder / "model/base").to(devices.choose())
-        found = _documents(
-            folder / "model/base", model.config.n_positions, args.corpus or [measure.HOME / "data/my_corpus.jsonl"]
-        )
+        found = _documents(folder / "model/base", model.config.n_positions, args.corpus or [measure.own_corpus()])
         documents = list(islice(found, args.documents))
     ways = {
         "this project": lambda: [one.nats + one.end_of_text_nats for one in scoring.score_documents(model, documents)],

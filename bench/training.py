@@ -61,10 +61,8 @@ def main() -> None:
     args = parser.parse_args()
     base = args.base and args.base.resolve()
     with measure.workspace() as folder:
-        size = measure.write_corpus(folder, args.corpus or [measure.HOME / "data/my_corpus.jsonl"], args.megabytes)
-        settings = (folder / "params.yaml").read_text(encoding="utf-8")
-        assert "max_length: 512 " in settings
-        (folder / "params.yaml").write_text(settings.replace("max_length: 512 ", f"max_length: {args.length} "))
+        size = measure.write_corpus(folder, args.corpus or [measure.own_corpus()], args.megabytes)
+        measure.change_settings(folder, {"tokenize": {"max_length": args.length}})
         measure.run(folder, "bench.training", "base", *([str(base)] if base else []))
         for stage in ("validate", "tokenize"):
             measure.run(folder, f"stages.{stage}")

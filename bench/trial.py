@@ -50,11 +50,12 @@ class Case:
 
     def best(self) -> dict[str, Any]:
         """The settings that did best on the documents for choosing; a longer search may find others."""
-        return min(self.runs("search"), key=lambda run: run["choosing"])["settings"]
+        done = [run for run in self.runs("search") if run["choosing"] is not None]
+        return min(done, key=lambda run: run["choosing"])["settings"]
 
 
 class Bench:
-    """A folder in which the runs of one case take place; it must be the current one."""
+    """A folder in which the runs of one case take place, with the project's settings; it must be the current one."""
 
     def __init__(self, case: Case, folder: Path) -> None:
         from transformers import GPT2Config
@@ -81,7 +82,7 @@ class Bench:
         self.rate = plan.learning_rate("auto", models.load(case.base).num_parameters())
 
     def shipped(self) -> dict[str, Any]:
-        """The settings of training that ship, and the rate that `auto` stands for."""
+        """The project's settings of training, and the rate that `auto` stands for."""
         return params.load(self._folder / "params.yaml").train.model_dump() | {"learning_rate": self.rate}
 
     def run(self, way: str, settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -102,19 +103,25 @@ class Bench:
             run["telling"] = scoring.total(scores).bits_per_byte
             run["nats"] = [round(score.nats, 3) for score in scores]
             run["bytes"] = [score.size for score in scores]
-        with open(self._case.raw, "a", encoding="utf-8") as raw:
-            raw.write(json.dumps(run | {"seconds": round(seconds, 1)}) + "\n")
+        self.note(run | {"seconds": round(seconds, 1)})
         cli.say(f"{self._case.name}: {way} {settings or ''} {run['choosing']:.4f}")
         return run
 
+    def note(self, run: dict[str, Any]) -> None:
+        """Add a line to the case's file."""
+        with open(self._case.raw, "a", encoding="utf-8") as raw:
+            raw.write(json.dumps(run) + "\n")
+
     def _write_settings(self, train: dict[str, Any]) -> None:
-        """The settings that ship, but for some of training, and rows that the base can see."""
+        """The project's settings, but for some of training, and rows that the base can see."""
         from transformers import GPT2Config
 
         shutil.copy(measure.HOME / "params.yaml", self._folder)
         length = params.load(self._folder / "params.yaml").tokenize.max_length
         rows = {"max_length": min(length, GPT2Config.from_pretrained(self._case.base).n_positions)}
-        measure.change_settings(self._folder, {"tokenize": rows, "train": train | {"report_to": "none"}})
+        corpus = {"path": "data/my_corpus.jsonl", "text_field": "text", "limit": None}
+        changes = {"corpus": corpus, "tokenize": rows, "train": train | {"report_to": "none"}}
+        measure.change_settings(self._folder, changes)
 
     def _documents(self, texts: list[str]) -> list[Any]:
         from stages.lib.rows import tokens
@@ -162,9 +169,10 @@ def _quietly(work: Callable[[], None], said: Path) -> None:
 
 
 def _texts(path: Path) -> Iterator[str]:
+    field = params.load(measure.HOME / "params.yaml").corpus.text_field
     with open(path, encoding="utf-8") as lines:
         for line in lines:
-            yield json.loads(line)["text"]
+            yield json.loads(line)[field]
 
 
 def _usual(seed: int) -> None:

@@ -10,9 +10,11 @@ import sys
 import pytest
 import torch
 from conftest import CODE, environment, many_texts
+from ruamel.yaml import YAML
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from bench import beyond
+from bench import beyond, measure
+from stages.lib.common import params
 
 
 def unlike():
@@ -222,3 +224,50 @@ def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tin
     after = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
     assert after[: len(first)] == first
     assert [one["way"] for one in after[len(first) :]] in (["search"], ["search"] + ["best"] * 3)
+
+
+def test_a_search_that_was_broken_off_leaves_the_tables_of_the_rest(tmp_path, tiny_base, corpus):
+    """Its best settings have not been run yet; and what came to nothing is no run."""
+    lines = [{"way": way, "settings": {}, "seed": 42, "choosing": 1.0} for way in ("search", "search")]
+    lines[1] |= {"settings": {"epochs": 9}, "choosing": None}
+    told = {"telling": 1.0, "nats": [1.0, 2.0], "bytes": [3, 4]}
+    lines += [
+        {"way": way, "settings": {}, "seed": 42} | told for way in ("base", "usual", "trained", "default", "best")
+    ]
+    raw = tmp_path / f"{tiny_base.name}-corpus-30.jsonl"
+    raw.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    given = ("--base", str(tiny_base), "--corpus", corpus, "--documents", "30", "--results", str(tmp_path))
+    shown = bench("bench.results", *given, "--trials", "0")
+    assert "| corpus, 30 " in shown.stdout, shown.stderr
+    with open(raw, "a", encoding="utf-8") as file:
+        file.write(json.dumps({"way": "search", "settings": {"epochs": 2}, "seed": 42, "choosing": 0.5}) + "\n")
+    shown = bench("bench.results", *given, "--trials", "0")
+    assert shown.returncode == 0, shown.stderr
+    assert "| corpus, 30 " not in shown.stdout
+
+
+def test_benchmarks_take_the_projects_own_corpus_and_settings(tmp_path):
+    """Whatever its path, its field and its length of rows are."""
+    (tmp_path / "params.yaml").write_text((CODE / "params.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    (tmp_path / "ours.jsonl").write_text('{"body": "Кот."}\n', encoding="utf-8")
+    changes = {"corpus": {"path": "ours.jsonl", "text_field": "body", "limit": 3}, "tokenize": {"max_length": 64}}
+    measure.change_settings(tmp_path, changes)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "HOME", tmp_path)
+        with measure.workspace() as folder:
+            measure.write_corpus(folder, None, 1)
+            ours = params.load(folder / "params.yaml")
+            assert (ours.corpus.path, ours.corpus.limit) == ("data/my_corpus.jsonl", None)
+            assert (ours.validate_.similarity, ours.validate_.on_error) == (1.0, "skip")
+            first, second, *_ = (folder / ours.corpus.path).read_text(encoding="utf-8").splitlines()
+            assert [json.loads(line)["body"] for line in (first, second)] == ["Кот.", "1 Кот."]
+            other = tmp_path / "other"
+            other.mkdir()
+            before = (CODE / "params.yaml").read_text(encoding="utf-8").replace("  text_field: text", "  field: text")
+            (other / "params.yaml").write_text(before, encoding="utf-8")
+            with measure._settings_of(other, folder):
+                theirs = YAML().load(folder / "params.yaml")
+                assert theirs["validate"]["similarity"] == 1.0
+                assert theirs["corpus"]["path"] == "data/my_corpus.jsonl"
+                assert "text_field" not in theirs["corpus"]
+            assert params.load(folder / "params.yaml") == ours
