@@ -1,6 +1,7 @@
 """What a run takes, said before it: against what PyTorch keeps, counted tensor by tensor, and against a whole run."""
 
 import shutil
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -201,6 +202,30 @@ def test_what_may_just_fit_is_tried(machine, tmp_path):
     assert forecast.require(run, tmp_path) == "takes at most 3.1 GB of memory and 5.0 GB of disk"
 
 
+def test_processes_on_one_machine_share_its_memory(machine, tmp_path, monkeypatch):
+    alone, three = run_of(), run_of(processes=3)
+    machine(2 * alone.memory(), 100 * GB)
+    assert forecast.require(alone, tmp_path).startswith("takes at most 3.1 GB of memory ")
+    with pytest.raises(UserError, match=r"training would take 9\.2 GB of memory"):
+        forecast.require(three, tmp_path)
+    monkeypatch.setenv("MACHINES", "3")
+    assert forecast.require(three, tmp_path) == forecast.require(alone, tmp_path)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")  # torchrun's own, on this machine
+    with pytest.raises(UserError, match=r"training would take 9\.2 GB"):
+        forecast.require(three, tmp_path)
+
+
+def test_a_card_holds_its_part_of_the_blocks_and_the_rest_whole(monkeypatch):
+    """GPT-2 XL in eight parts: what is in no block, 82 M numbers, has weights, gradients and AdamW's two everywhere."""
+    shape = {"n_layer": 48, "n_embd": 1600, "n_head": 25, "vocab_size": 50257, "n_positions": 1024}
+    run = run_of(shape, processes=8, sharding="full", batch_size=1, gradient_checkpointing=True)
+    run = replace(run, device=torch.device("cuda"))
+    monkeypatch.setattr(loss, "parts", lambda tokens, vocabulary, device: 1)
+    outside = (50257 + 1024 + 2) * 1600
+    kept = 3 * 4 * (outside + (run.parameters - outside) / 8)
+    assert kept < run.memory() < kept + 1.5 * GB
+
+
 def test_of_a_tiny_model_more_is_said_than_nothing(machine, tmp_path):
     tiny = run_of({"n_layer": 2, "n_embd": 32, "n_head": 2, "vocab_size": 500, "n_positions": 64}, length=64)
     machine(100 * GB, tiny.disk()[0] - 1)
@@ -219,10 +244,11 @@ def test_a_disk_that_is_too_small_is_refused_and_what_the_run_has_there_is_count
     forecast.require(run, tmp_path)
 
 
-@pytest.mark.parametrize(("most", "used", "left"), [("3000", "1000", [2000]), ("max", "1000", []), (None, None, [])])
+@pytest.mark.parametrize(("most", "used", "left"), [("3000", "1000", [2300]), ("max", "1000", []), (None, None, [])])
 def test_a_container_has_what_was_set_for_it(monkeypatch, tmp_path, most, used, left):
     monkeypatch.setattr(forecast, "_CONTAINER", tmp_path)
-    for name, text in (("memory.max", most), ("memory.current", used)):
+    stat = "anon 600\nfile 400\ninactive_file 300\nactive_file 100"  # what was read once is given up if need be
+    for name, text in (("memory.max", most), ("memory.current", used), ("memory.stat", stat)):
         if text:
             (tmp_path / name).write_text(f"{text}\n")
     assert list(forecast._left_in_container()) == left

@@ -8,8 +8,10 @@ the weights among it, is measured. All sizes in bytes.
 from __future__ import annotations
 
 import math
+import os
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import accumulate, islice
 from operator import or_
@@ -24,6 +26,7 @@ from stages.lib.common import files, params
 from stages.lib.common.cli import UserError
 from stages.lib.model import devices, loss
 from stages.lib.model.attention import DOCUMENTS
+from stages.lib.processes import machines
 from stages.lib.processes.gradients import part_of
 from stages.lib.training.plan import Plan
 
@@ -78,16 +81,22 @@ class Run:
 
     def memory(self) -> int:
         """The most that training holds besides the weights and what the process held before."""
-        sharing = self.processes if self.settings.sharding == "full" else 1
-        gradients, state = _NUMBER * self.trained / sharing, _NUMBER * self._state / sharing
+        gradients, state = _NUMBER * self.trained * self._share, _NUMBER * self._state * self._share
         matrix = 0 if self.settings.lora_rank or self.settings.freeze_layers else self._matrix
         before = gradients * (self._copies + (self._batches > 1))
         forward = before + self._activations + matrix + self._logits
         # The gradients of the embedding and of the output matrix, which are one, come one after the other.
         backward = before + gradients + matrix + self._block * self.settings.gradient_checkpointing
         # Freed memory is kept for what comes later (devices.py), which leaves gaps; with `memory: small` it is not.
-        saving = _SAVING * _NUMBER * self.parameters if self.settings.memory == "usual" else 0
-        return int(state + max(forward, backward, before + gradients + self._step) + _BESIDE + saving)
+        gaps = _SAVING * (self.settings.memory == "usual" and self.device.type == "cpu") * _NUMBER * self.parameters
+        return int(state + max(forward, backward, before + gradients + self._step) + _BESIDE + gaps)
+
+    @property
+    def _share(self) -> float:
+        """What a process keeps of all that is trained: sharded, its part of the blocks, and whatever is in none."""
+        in_none = 0 if self.settings.lora_rank or self.settings.freeze_layers else self.trained - self._blocks
+        parts = self.processes if self.settings.sharding == "full" else 1
+        return (in_none + (self.trained - in_none) / parts) / self.trained
 
     @property
     def _state(self) -> float:
@@ -191,10 +200,11 @@ def require(run: Run, folder: Path | None) -> str:
     `folder` is where its checkpoints go; None for a process that writes none. Raises UserError where there
     is not so much memory or disk.
     """
-    held, free = _held(run.device), _free(run.device)
-    needed = run.memory()
+    here = _here(run)
+    held, free = here * _held(run.device), _free(run.device)
+    needed = here * run.memory()
     if needed * CERTAIN > free:
-        fits = (what for what, smaller in run.smaller() if smaller.memory() * CERTAIN <= free)
+        fits = (what for what, smaller in run.smaller() if here * smaller.memory() * CERTAIN <= free)
         remedy = next(fits, "a smaller base, or a machine with more")
         raise UserError(
             f"training would take {_gb(held + needed)} GB of memory, of {_gb(held + free)} GB: take {remedy}"
@@ -206,6 +216,12 @@ def require(run: Run, folder: Path | None) -> str:
             "train.lora_rank: 8, or free some"
         )
     return f"takes at most {_gb(held + needed)} GB of memory and {_gb(most)} GB of disk"
+
+
+def _here(run: Run) -> int:
+    """How many processes take of the same memory: on a processor all of this machine, a card has one."""
+    here = os.environ.get("LOCAL_WORLD_SIZE", max(1, run.processes // machines.count()))
+    return int(here) if run.device.type == "cpu" else 1
 
 
 def _gb(amount: float) -> str:
@@ -227,8 +243,8 @@ def _free(device: torch.device) -> int:
 
 def _left_in_container() -> Iterator[int]:
     """What a container has left of the memory that was set for it, if any was."""
-    try:
+    with suppress(OSError, ValueError):  # none, or "max"
         most, used = ((_CONTAINER / name).read_text(encoding="ascii").strip() for name in _LIMIT)
-        yield int(most) - int(used)
-    except (OSError, ValueError):  # none, or "max"
-        return
+        # Pages of files that nobody has read lately count as used, and are given up where memory is asked for.
+        described = dict(line.split() for line in (_CONTAINER / "memory.stat").read_text(encoding="ascii").splitlines())
+        yield int(most) - int(used) + int(described.get("inactive_file", 0))
