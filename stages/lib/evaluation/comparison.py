@@ -40,7 +40,7 @@ def compare(base: list[Score], tuned: list[Score], seed: int) -> Comparison | No
     drawn = np.empty(DRAWS)
     for draw in range(DRAWS):  # one at a time, so that memory stays at that of the documents
         chosen = random.integers(len(gains), size=len(gains))
-        drawn[draw] = gains[chosen].sum() / sizes[chosen].sum()
+        drawn[draw] = gains[chosen].sum() / max(1, sizes[chosen].sum())  # texts may be empty
     low, high = np.quantile(drawn, [0.025, 0.975]) / math.log(2)
     difference = math.fsum(gains) / int(sizes.sum()) / math.log(2)
     return Comparison(difference, float(low), float(high), float((gains < 0).mean()))

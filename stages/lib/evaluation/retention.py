@@ -1,9 +1,9 @@
 """How much of what the base model could write the tuned one has lost.
 
 It takes no texts from elsewhere, whatever the language: the base model writes some by itself, drawn from all that it
-holds possible, and both models are scored on them. The mean of the differences estimates the Kullback-Leibler
-divergence of the tuned from the base model (Cover and Thomas 2006, chapter 2.3): 0 where nothing is lost, never below
-it but by chance, and more the less likely the tuned model finds what the base writes.
+holds possible, and both models are scored on them, on the end of those that end as well. The mean of the differences
+estimates the Kullback-Leibler divergence of the tuned from the base model (Cover and Thomas 2006, chapter 2.3): 0 where
+nothing is lost, never below it but by chance, and more the less likely the tuned model finds what the base writes.
 """
 
 from __future__ import annotations
@@ -36,10 +36,10 @@ def figures(
     # Of what the model holds possible nothing is favoured.
     anything = generation.Sampling(LENGTH, temperature=1.0, top_p=1.0)
     drawn = generation.by_itself(base, tokenizer, count, anything, written, seed)
-    texts = [one.ids for one in drawn if one.ids]
+    texts = [[*one.ids, tokenizer.closing] if one.ended else one.ids for one in drawn]
     scores = {name: scored(model, tokenizer, texts) for name, model in (("base", base), ("tuned", tuned))}
     compared = comparison.compare(scores["base"], scores["tuned"], seed)
-    if compared is None:
+    if compared is None or not sum(score.size for score in scores["base"]):
         return None
     totals = {name: scoring.total(some) for name, some in scores.items()}
     return {
@@ -54,11 +54,12 @@ def figures(
 
 @torch.no_grad()
 def scored(model: GPT2LMHeadModel, tokenizer: Tokenizer, texts: Sequence[Sequence[int]]) -> list[scoring.Score]:
-    """The scores of texts that begin a context and need not be whole: of their own tokens alone."""
+    """The scores of texts that begin a context, of all their tokens: one that is whole ends with the closing one."""
     scores = []
     for place, ids in enumerate(texts):
         row = torch.tensor([[tokenizer.opening, *ids]], device=model.device)
         nats = scoring.next_token_nats(model, row, torch.arange(row.shape[1], device=row.device)[None], row)
-        size = len(tokenizer.decode(list(ids)).encode())
+        own = [token for token in ids if token != tokenizer.closing]
+        size = len(tokenizer.decode(own).encode())
         scores.append(scoring.Score(place, size, len(ids), nats.double().sum().item(), 0.0))
     return scores
