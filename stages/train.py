@@ -21,7 +21,7 @@ from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import batches, limits, tokens
 from stages.lib.rows.packing import documents_of
 from stages.lib.tracking import choice
-from stages.lib.tracking.delivery import leave
+from stages.lib.tracking.delivery import leaving
 from stages.lib.training import averaging, checkpoints, environment, forecast
 from stages.lib.training.board import Boards, opened
 from stages.lib.training.course import Course
@@ -245,5 +245,5 @@ def _say_what_is_to_come(
 
 
 if __name__ == "__main__":
-    cli.run(main, ends_with_dvc=False)  # once a checkpoint is written
-    leave()
+    with leaving():
+        cli.run(main, ends_with_dvc=False)  # once a checkpoint is written

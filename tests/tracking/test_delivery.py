@@ -150,8 +150,9 @@ def test_nobody_waits_for_one_that_does_not_answer(journal, monkeypatch, capsys)
     tracker.answers.set()
 
 
+@pytest.mark.parametrize("status", [0, 143])
 @pytest.mark.parametrize("answers", [True, False])
-def test_a_process_does_not_end_later_for_one_that_does_not_answer(journal, answers):
+def test_a_process_does_not_end_later_for_one_that_does_not_answer(journal, answers, status):
     script = f"""
 import atexit, sys, time
 from pathlib import Path
@@ -167,13 +168,15 @@ class Tracker:
 
 atexit.register(print, "the library's own end")
 delivery.PATIENCE[True] = 0.1 + 60 * {answers}
-to = delivery.Delivery("one", Tracker(), Path(sys.argv[1]), "", {{}})
-to.end(True)
-to.close()
-delivery.leave()
+with delivery.leaving():
+    to = delivery.Delivery("one", Tracker(), Path(sys.argv[1]), "", {{}})
+    to.end(True)
+    to.close()
+    if {status}:
+        sys.exit({status})
 """
     done = subprocess.run([sys.executable, "-c", script, journal], cwd=HOME, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == status, done.stderr
     assert ("the library's own end" in done.stdout) == answers
 
 

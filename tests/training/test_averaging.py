@@ -106,9 +106,12 @@ def test_the_model_is_the_one_between_that_validation_likes_best(project, inside
     assert bits < min(curve) + 0.1 * (min(curve[0], curve[-1]) - min(curve)) < min(curve[0], curve[-1])
 
     project.set(train__toward_base="0.25")
-    inside.ok("python", "-m", "stages.train")
+    said = inside.ok("python", "-m", "stages.train")
     expected, saved = between(base, trained, 0.25), load_file(model)
     assert all(torch.allclose(saved[name].double(), expected[name], rtol=0, atol=1e-6) for name in expected)
     quarter = project.json("logs/train.json")
     assert quarter["toward_base"] == 0.25
+    bits = quarter["validation_bits_per_byte"]
+    way = "25% of the way back towards the base, as train.toward_base says"
+    assert f"{way}, validation {bits:.4f} bits per byte" in said
     assert quarter["validation_bits_per_byte"] == pytest.approx(validation(project, expected), rel=1e-3)

@@ -47,8 +47,7 @@ def _language_code(code: str) -> str:
     return code
 
 
-def _whole(number: float) -> float:
-    """3.0 as 3: the same setting however it is written."""
+def _whole(number: float) -> float:  # 3.0 as 3: the same setting however it is written
     return int(number) if number.is_integer() else number
 
 
@@ -58,8 +57,7 @@ Positive = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 Epochs = Annotated[float, Field(gt=0), AfterValidator(_whole)]
 _LONG = {"bf16": "bfloat16", "fp32": "float32"}  # as Axolotl and others call it, too
-_long = BeforeValidator(lambda given: _LONG.get(given, given) if isinstance(given, str) else given)
-Precision = Annotated[Literal["auto", "float32", "bfloat16"], _long]
+Precision = Annotated[Literal["auto", "float32", "bfloat16"], BeforeValidator(lambda one: _LONG.get(str(one), one))]
 Share = Annotated[float, Field(ge=0, lt=1)]
 Tracker = Literal["tensorboard", "wandb", "mlflow", "trackio", "comet_ml", "none"]
 
@@ -161,6 +159,8 @@ class Train(Section):
             raise ValueError("lora_rank and freeze_layers exclude each other: with LoRA all layers stay as they are")
         if self.memory == "small" and self.sharding == "full":
             raise ValueError("memory: small and sharding: full exclude each other: sharded, AdamW's numbers are few")
+        if self.attention == "documents" and self.dropout:
+            raise ValueError("attention: documents has no dropout: set attention to auto, or dropout to 0")
         return self
 
 

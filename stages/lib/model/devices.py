@@ -100,8 +100,6 @@ def choose_speed(settings: params.Train, device: torch.device, steps: int, width
     )
     if values["compile"] and not _compiler(device):
         raise UserError(f"train.compile: true needs a compiler here, one of {', '.join(_COMPILERS[device.type])}")
-    if values["attention"] == DOCUMENTS and settings.dropout:
-        raise UserError("train.attention: documents has no dropout: set train.attention to auto, or train.dropout to 0")
     return Speed(**values, reasons=reasons)
 
 

@@ -11,7 +11,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -97,11 +97,21 @@ class Delivery:
             self._told = True
 
 
-def leave() -> None:
-    """End this process with success, and at once where a tracker was waited for in vain.
+@contextlib.contextmanager
+def leaving() -> Iterator[None]:
+    """End this process at once after the `with` block, also after sys.exit, where a tracker was waited for in vain.
 
     At the interpreter's own end its library would begin to wait again, for minutes.
     """
-    if any(thread.name.startswith(_THREAD) for thread in threading.enumerate()):
-        sys.stdout.flush()
-        os._exit(0)
+    status: Any = None
+    try:
+        yield
+        status = 0
+    except SystemExit as ended:
+        status = ended.code
+        raise
+    finally:
+        if status is not None and any(thread.name.startswith(_THREAD) for thread in threading.enumerate()):
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(status)

@@ -27,10 +27,15 @@ def choose(
 
     `trained`, `base` and `ask` are as in `best_share`, which answers for `auto`.
     """
-    if trained is None or base is None or setting == 0:
-        return 0.0 if setting == "auto" else float(setting), trained
+    if setting == 0:
+        return 0.0, trained
     if setting != "auto":
-        return float(setting), ask(float(setting))
+        bits = None if trained is None else ask(float(setting))
+        way = f"{setting:.0%} of the way back towards the base, as train.toward_base says"
+        cli.say(f"train: {way}" if bits is None else f"train: {way}, validation {bits:.4f} bits per byte")
+        return float(setting), bits
+    if trained is None or base is None:
+        return 0.0, trained
     share, bits = best_share(trained, base, ask)
     if share == 1:
         cli.say("warning: nothing that was learned does better on the validation documents: the base is kept as it is")

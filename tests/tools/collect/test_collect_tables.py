@@ -169,7 +169,9 @@ def test_a_field_twice_loses_no_text_without_a_word(collect, refused, tmp_path):
     assert run.texts == ["third"]
     assert run.left() == {"records with a field twice": 1}
     (tmp_path / "a.json").write_text(f"[\n{twice}\n]", encoding="utf-8")
-    assert refused("a.json") == 'a.json is JSON that cannot be read: the field "text" stands twice in one object: keep one'
+    assert (
+        refused("a.json") == 'a.json is JSON that cannot be read: the field "text" stands twice in one object: keep one'
+    )
 
 
 @pytest.mark.parametrize(
