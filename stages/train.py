@@ -155,7 +155,8 @@ def _train(
         "precision": speed.precision,
         **record.kept(settings.keep, step),
     }
-    return _Done(record, board, speed, device, figures)
+    # What was divided may fit no card whole.
+    return _Done(record, board, speed, torch.device("cpu") if trainer.sharded else device, figures)
 
 
 def _hand_over(
