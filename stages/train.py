@@ -168,29 +168,29 @@ def _hand_over(
         interruption.check("before its results were handed over")
 
     gc.collect()  # the Trainer and what belongs to it refer to each other
-    record, figures, step = done.record, done.figures, done.figures["best_step"]
+    record, figures = done.record, done.figures
     if (bits := figures["validation_bits_per_byte"]) is None:
         cli.say("train: no validation documents: the weights of the last step are kept")
     else:
-        cli.say(f"train: kept step {step}, validation {bits:.4f} bits per byte")
-    kept = run.best(step) if settings.keep == "best" and record.best_step is not None else run.newest()
+        cli.say(f"train: kept step {figures['best_step']}, validation {bits:.4f} bits per byte")
     validate = _validation(tokens.Tokenizer(BASE), done.device, done.speed, ALONE)
 
-    def weights(share: float) -> GPT2LMHeadModel:
+    def weights(step: int, share: float) -> GPT2LMHeadModel:
+        kept = run.newest() if step == figures["steps"] else run.best(step)
         model = trainable.whole(trainable.load(BASE, settings, done.speed.attention, kept))
         return averaging.towards(model, BASE, share) if share else model
 
-    def bits_at(share: float) -> float:
-        return validate(weights(share).to(done.device), check).bits_per_byte
+    def bits_at(step: int, share: float) -> float:
+        return validate(weights(step, share).to(done.device), check).bits_per_byte
 
-    share, bits = averaging.choose(settings.toward_base, bits, record.bits_at(0), bits_at)
-    if record.threads:
-        surroundings = surroundings | {"threads": record.threads}
-    models.save_tuned(weights(share), BASE, OUTPUT)
+    kept = {step: record.bits_at(step) for step in (figures["best_step"], figures["steps"])}
+    step, share, bits = averaging.choose(settings.toward_base, kept, record.bits_at(0), bits_at)
+    surroundings = surroundings | ({"threads": record.threads} if record.threads else {})
+    models.save_tuned(weights(step, share), BASE, OUTPUT)
     reach("output model written")
     record.write_curves()
     reach("output curves written")
-    averaged = {"toward_base": share, "validation_bits_per_byte": bits}
+    averaged = {"best_step": step, "toward_base": share, "validation_bits_per_byte": bits}
     files.write_json(FIGURES, {**figures, **averaged, "environment": surroundings})
     reach("output figures written")
     done.board.finished(figures["steps"], {"best_step": step, "validation_bits_per_byte": bits})

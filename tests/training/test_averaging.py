@@ -50,16 +50,34 @@ def test_where_all_between_is_worse_the_better_end_stays(trained, base, expected
 
 
 def test_a_number_is_taken_as_it_is_and_without_validation_nothing_is_asked(capsys):
-    def never(share):
+    def never(step, share):
         raise AssertionError(share)
 
-    assert averaging.choose("auto", None, None, never) == (0.0, None)
-    assert averaging.choose(0, 1.5, 2.0, never) == (0.0, 1.5)
-    assert averaging.choose(0.3, None, None, never) == (0.3, None)
-    assert averaging.choose(0.3, 1.5, 2.0, lambda share: 1.0 + share) == (0.3, 1.3)
+    assert averaging.choose("auto", {9: None}, None, never) == (9, 0.0, None)
+    assert averaging.choose(0, {5: 1.5, 9: 1.6}, 2.0, never) == (5, 0.0, 1.5)
     assert not capsys.readouterr().out
-    assert averaging.choose("auto", 1.0, 0.5, lambda share: 2.0)[0] == 1
+    assert averaging.choose(0.3, {9: None}, None, never) == (9, 0.3, None)
+    assert "train: 30% of the way back towards the base, as train.toward_base says\n" in capsys.readouterr().out
+    assert averaging.choose(0.3, {5: 1.5, 9: 1.6}, 2.0, lambda step, share: 1.0 + share) == (5, 0.3, 1.3)
+    assert "says, validation 1.3000 bits per byte" in capsys.readouterr().out
+    assert averaging.choose("auto", {9: 1.0}, 0.5, lambda step, share: 2.0)[1] == 1
     assert "the base is kept as it is" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("gain", "expected"), [(0.3, 9), (0.1, 5)])
+def test_the_last_step_is_taken_where_it_does_better_on_the_way_back(gain, expected, capsys):
+    """Each curve over the share is a parabola, lowest in the middle; that of the last step begins higher."""
+    ends, base = {5: 1.0, 9: 1.1}, 1.2
+
+    def ask(step, share):
+        straight = ends[step] + share * (base - ends[step])
+        return straight - 4 * share * (1 - share) * (gain if step == 9 else 0.15)
+
+    step, share, bits = averaging.choose("auto", ends, base, ask)
+    assert step == expected
+    on_a_grid = min(ask(step, one) for one in np.linspace(0, 1, 101) for step in ends)
+    assert bits == pytest.approx(ask(step, share)) == pytest.approx(on_a_grid, abs=1e-3)
+    assert ("train: from step 9 on, which does better there" in capsys.readouterr().out) == (expected == 9)
 
 
 def between(base, trained, share):

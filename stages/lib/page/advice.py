@@ -103,6 +103,8 @@ def _about_training(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
     if after[-1] < LATER_WORSE * min(after):
         return
     if facts["settings"]["train"]["keep"] == "best":
+        if facts["train"]["best_step"] == facts["train"]["steps"]:
+            return  # gone back towards the base, its weights do better than those of earlier steps
         yield Finding(
             words(
                 "Overfitting: after step %(step)s the model got worse on the validation documents. The weights of that "

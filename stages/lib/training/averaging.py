@@ -8,6 +8,7 @@ et al. 2022, https://arxiv.org/abs/2109.01903). Where on the line is for validat
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -21,27 +22,31 @@ _NEAR = 0.03  # shares that are no further apart are taken for the same
 
 
 def choose(
-    setting: float | str, trained: float | None, base: float | None, ask: Callable[[float], float]
-) -> tuple[float, float | None]:
-    """The share of `train.toward_base`, and the validation there; None without validation documents.
+    setting: float | str, kept: dict[int, float | None], base: float | None, ask: Callable[[int, float], float]
+) -> tuple[int, float, float | None]:
+    """The step whose weights are handed over, the share of `train.toward_base`, and the validation there.
 
-    `trained`, `base` and `ask` are as in `best_share`, which answers for `auto`.
+    `kept` has the validation of the steps whose weights there are, None without documents for it, the one to keep
+    first. `auto` takes whichever does best on its way to the base: a few documents may like an early step by chance,
+    and what a later one has learned too much is taken back on that way. `base` and `ask` are as in `best_share`.
     """
-    if setting == 0:
-        return 0.0, trained
+    step, trained = next(iter(kept.items()))
+    if setting == 0 or (setting == "auto" and (trained is None or base is None)):
+        return step, 0.0, trained
     if setting != "auto":
-        bits = None if trained is None else ask(float(setting))
+        bits = None if trained is None else ask(step, float(setting))
         way = f"{setting:.0%} of the way back towards the base, as train.toward_base says"
         cli.say(f"train: {way}" if bits is None else f"train: {way}, validation {bits:.4f} bits per byte")
-        return float(setting), bits
-    if trained is None or base is None:
-        return 0.0, trained
-    share, bits = best_share(trained, base, ask)
+        return step, float(setting), bits
+    found = {one: best_share(bits, base, partial(ask, one)) for one, bits in kept.items()}
+    step, (share, bits) = min(found.items(), key=lambda way: way[1][1])
     if share == 1:
         cli.say("warning: nothing that was learned does better on the validation documents: the base is kept as it is")
     elif share:
         cli.say(f"train: {share:.0%} of the way back towards the base, validation {bits:.4f} bits per byte")
-    return share, bits
+    if step != next(iter(kept)):
+        cli.say(f"train: from step {step} on, which does better there")
+    return step, share, bits
 
 
 def best_share(trained: float, base: float, ask: Callable[[float], float]) -> tuple[float, float]:

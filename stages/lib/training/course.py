@@ -139,7 +139,7 @@ class Course(TrainerCallback):
     def _events_after(self, step: int) -> tuple[int, int]:
         """How many validations and checkpoints are to come."""
         to_come = range(step + 1, self._plan.steps + 1)
-        looks = averaging.LOOKS if self._settings.toward_base == "auto" and self._record.validation else 0
+        looks = 2 * averaging.LOOKS if self._settings.toward_base == "auto" and self._record.validation else 0
         return looks + sum(map(self._due, to_come)), sum(self._plan.saves_after(one, self._settings) for one in to_come)
 
     def _due(self, step: int) -> bool:
