@@ -33,7 +33,7 @@ GOOD = {
         "leakage": {"leaking_share": 0.0, "run_of_words": 13},
     },
     "tokenize": {"vocabulary_fits": True, "bytes_per_token": 4.0, "train": {"tokens": 50_000}, "dropped_tokens": 0},
-    "train": {"best_step": 156, "learning_rate": 5e-4},
+    "train": {"best_step": 156, "steps": 156, "learning_rate": 5e-4},
     "validation": [{"bits_per_byte": bits} for bits in ("1.33", "1.21", "1.2001", "1.2000")],
     "evaluate": {
         "documents": 38,
@@ -88,7 +88,7 @@ TROUBLES = [
         "dvc exp run -S train.epochs=1",
     ),
     (
-        {"validation": validations(1.3, 1.2, 1.212), "settings__train__max_steps": 60},
+        {"validation": validations(1.3, 1.2, 1.212), "train__best_step": 52, "settings__train__max_steps": 60},
         "A shorter run saves time",
         "dvc exp run -S train.max_steps=30",
     ),
@@ -165,6 +165,7 @@ def test_each_trouble_has_its_warning(changes, text, command):
         {"evaluate__documents": 20},
         {"evaluate__comparison__high": -0.0001},
         {"validation": validations(1.3, 1.2, 1.2119)},
+        {"validation": validations(1.3, 1.2, 1.3)},  # but the last step did best on its way back to the base
         {"validate__duplicates": 50},
         {"validate__near_duplicates__documents": 50},
         {"validate__near_duplicates__documents": 400, "settings__validate__near_duplicates": "keep"},
