@@ -3,12 +3,14 @@
 import os
 import shutil
 import signal
+import subprocess
+import sys
 import time
 
 import psutil
 import pytest
 import torch
-from conftest import ONE_THREAD, Project, copy_project
+from conftest import CODE, ONE_THREAD, Project, copy_project, environment
 
 from stages.lib.processes import launch
 
@@ -298,3 +300,23 @@ def test_an_error_shows_while_the_library_still_exchanges_something(tmp_path, er
     failed = project.run("python", "-m", "stages.trial")
     assert failed.returncode == status, failed.stderr
     assert failed.stderr.splitlines()[-1] == ("ValueError: no" if "Value" in error else "error: no")
+
+
+def test_the_reason_is_told_also_where_the_main_thread_hangs_in_a_library(tmp_path):
+    """There a signal's handler is not called, and the process is ended from outside it."""
+    (tmp_path / "killed.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)\n", encoding="utf-8")
+    script = """
+import signal, time
+from stages.lib.processes import followers
+
+followers._AT_LAST = 0.5
+with followers.Followers("killed", range(1, 2), 2, 2, ("localhost", 1), 1):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+    time.sleep(60)
+"""
+    path = os.pathsep.join([str(CODE), str(tmp_path)])
+    done = subprocess.run(
+        [sys.executable, "-c", script], env=environment(PYTHONPATH=path), capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: process 2 of 2 was ended by SIGKILL: run the same command again")

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO
 
+from stages.lib.common import cli
 from stages.lib.common.cli import UserError
 
 STARTED_BY = "STARTED_BY"  # the first process, in the environment of the others
@@ -112,8 +113,9 @@ class Followers:
             if any(process.poll() for process, _ in self._started):
                 if not self._over.wait(_GRACE):
                     os.kill(os.getpid(), signal.SIGUSR2)
-                if not self._over.wait(_AT_LAST):
-                    os._exit(1)  # nothing is lost, and the main thread will not get to say why
+                if not self._over.wait(_AT_LAST):  # nothing is lost, and the main thread will not get to say why
+                    cli.end_at_once()
+                    cli.run(self.check, ends_with_dvc=False)
                 return
 
     def _on_loss(self, number: int, frame: FrameType | None) -> None:
