@@ -40,18 +40,18 @@ class Optimizer(torch.optim.Optimizer):
         layers = model.config.n_layer
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                below = _layers_above(name, layers)
+                above = _layers_above(name, layers)
                 by_muon = optimizer == "muon" and parameter.ndim == 2 and bool(_BLOCK.search(name))
-                groups.setdefault((by_muon, below, name in decayed), []).append(parameter)
+                groups.setdefault((by_muon, above, name in decayed), []).append(parameter)
         ordered = sorted(groups.items(), key=lambda group: group[0][:2])  # AdamW's first, and the top layers
         super().__init__(
             [
                 {
                     "params": parameters,
-                    "lr": rate * layer_decay**below,
+                    "lr": rate * layer_decay**above,
                     "weight_decay": weight_decay if decays else 0.0,
                 }
-                for (_, below, decays), parameters in ordered
+                for (_, above, decays), parameters in ordered
             ],
             {},
         )
@@ -63,7 +63,7 @@ class Optimizer(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
         """Take a step; after the last one, put the mean in the place of the weights."""
-        if not self._parts:
+        if not self._parts:  # not sooner: accelerate puts other groups in the place of those it was given
             self._parts = list(self._made())
         for part, where in self._parts:
             for own, given in zip(part.param_groups, self.param_groups[where], strict=True):

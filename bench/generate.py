@@ -10,7 +10,7 @@ compared. `this project` is what generate.py does. Needs bench/requirements.txt 
 
 from __future__ import annotations
 
-import json
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -32,8 +32,7 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=4, help="prompts in a turn (default 4)")
     args = parser.parse_args()
     (source, *_) = args.corpus or [measure.own_corpus()]
-    with open(source, encoding="utf-8") as lines:
-        prompts = [json.loads(line)["text"][:BEGINNING] for _, line in zip(range(args.prompts), lines, strict=False)]
+    prompts = [text[:BEGINNING] for text in islice(measure.texts(source), args.prompts)]
     devices.keep_freed_memory()
     device = devices.choose()
     with measure.workspace() as folder:

@@ -109,6 +109,14 @@ def own_corpus() -> Path:
     return HOME / params.load(HOME / "params.yaml").corpus.path
 
 
+def texts(path: Path) -> Iterator[str]:
+    """The texts in a file of JSON Lines, from the field that the project's settings name."""
+    field = params.load(HOME / "params.yaml").corpus.text_field
+    with open(path, encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)[field]
+
+
 def _numbered(line: bytes, number: int, field: str) -> bytes:
     return json.dumps({field: f"{number} {json.loads(line)[field]}"}, ensure_ascii=False).encode() + b"\n"
 

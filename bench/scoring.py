@@ -11,7 +11,6 @@ document's nats, held against the plain loop in float64. Needs bench/requirement
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -65,12 +64,10 @@ def _documents(base: Path, context: int, corpora: list[Path]) -> Iterator[Docume
     """The documents that the model sees whole: for longer ones the plain loops would have to be less plain."""
     tokenizer = tokens.Tokenizer(base)
     for path in corpora:
-        with open(path, encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                text = json.loads(line)["text"]
-                ids = tokenizer.document(tokenizer.encode(text))
-                if len(ids) <= context:
-                    yield Document(number, ids, len(text.encode()))
+        for number, text in enumerate(measure.texts(path), 1):
+            ids = tokenizer.document(tokenizer.encode(text))
+            if len(ids) <= context:
+                yield Document(number, ids, len(text.encode()))
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ import random
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -64,7 +64,7 @@ class Bench:
         from stages.lib.training import plan
 
         self._case, self._folder = case, folder
-        texts = list(_texts(case.source))
+        texts = list(measure.texts(case.source))
         random.Random(0).shuffle(texts)
         choosing, telling, own = (texts[start:] for start in (0, case.held_out, 2 * case.held_out))
         if len(own) < case.documents:
@@ -166,13 +166,6 @@ def _quietly(work: Callable[[], None], said: Path) -> None:
     cli.run(work)
     sys.stdout.flush()
     os._exit(0)  # without what the process that it was forked from does at its end
-
-
-def _texts(path: Path) -> Iterator[str]:
-    field = params.load(measure.HOME / "params.yaml").corpus.text_field
-    with open(path, encoding="utf-8") as lines:
-        for line in lines:
-            yield json.loads(line)[field]
 
 
 def _usual(seed: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from statistics import fmean
@@ -14,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet
 
 from stages.lib.common.cli import printable
+from stages.lib.corpus.records import BadLine, object_of
 from tools.collect import decoding
 from tools.collect.documents import Document, Found, Left, Note, Unreadable, Wishes, named
 from tools.collect.sources import File
@@ -31,6 +31,7 @@ _TOGETHER = (
     "{instruction}\\n\\n{output}",
     "{question}\\n{answer}",
 )
+_DECODER = json.JSONDecoder(object_pairs_hook=object_of)
 _BLANK = re.compile(r"\s*")
 _CLEARLY = 3  # times as long as any other a column is that needs no name
 
@@ -122,21 +123,6 @@ def read_lines(file: File, wishes: Wishes) -> Found:
     yield from documents(_parsed(decoding.lines(file, encoding)), wishes, file.name)
 
 
-class _Twice(ValueError):
-    """Of an object of JSON that has a field twice: the library would keep the last one, and lose a text."""
-
-
-def _object(pairs: list[tuple[str, Any]]) -> Record:
-    record = dict(pairs)
-    if len(record) < len(pairs):
-        name, _ = Counter(name for name, _ in pairs).most_common(1)[0]
-        raise _Twice(f'the field "{printable(name, 40)}" stands twice in one object: keep one')
-    return record
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_object)
-
-
 def _parsed(lines: Iterable[str]) -> Iterator[Record | Left]:
     too_long = False
     for line in lines:
@@ -147,7 +133,7 @@ def _parsed(lines: Iterable[str]) -> Iterator[Record | Left]:
             continue
         try:
             record = _DECODER.decode(line) if not line.isspace() else Left("empty lines")
-        except _Twice:
+        except BadLine:
             record = Left("records with a field twice")
         except (ValueError, RecursionError):
             record = Left("lines that are no JSON")
@@ -168,7 +154,7 @@ def load(file: File, wishes: Wishes) -> tuple[Any, Note]:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}: {error.msg[0].lower()}{error.msg[1:]}"
         raise Unreadable(f"{file.name} begins like JSON, but is none at {where}") from None
-    except ValueError as error:  # a number of thousands of digits, or a field twice
+    except (ValueError, BadLine) as error:  # a number of thousands of digits, or a field twice
         raise Unreadable(f"{file.name} is JSON that cannot be read: {error}") from None
     return values[0] if len(values) == 1 else values, Note(f"encoding {encoding.said}")
 

@@ -93,7 +93,8 @@ def _load(source: str, line: Line) -> Any:
         raise BadLine("not JSON", f"not JSON that can be read: {error}") from None
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of JSON. Raises BadLine where a field stands twice in it: the library would keep the last one alone."""
     record = dict(pairs)
     if len(record) < len(pairs):
         name, _ = Counter(key for key, _ in pairs).most_common(1)[0]
@@ -108,7 +109,7 @@ def _no_constant(name: str) -> None:
 
 
 # Made once: json.loads makes one a call, which takes longer than to read a short line.
-_DECODER = json.JSONDecoder(object_pairs_hook=_object, parse_constant=_no_constant)
+_DECODER = json.JSONDecoder(object_pairs_hook=object_of, parse_constant=_no_constant)
 
 
 def _type(value: Any) -> str:
