@@ -8,8 +8,9 @@ A case is a corpus of so many documents of a file. Two further sets of its docum
 and `telling`. From the same base come `usual`, the lines in one stream and AdamW at 5e-5 falling linearly, three
 epochs, as run_clm.py does it; `default`, the stage `train` with the settings of params.yaml; `trained`, the same
 without its averaging with the base (`train.toward_base: 0`); and `best`, what does best on `choosing` in a search over
-what the stage can be told and more (bench/beyond.py). The search changes each setting of the default by itself first,
-which tells what each is worth, and goes on with Optuna (TPE, Bergstra et al. 2011).
+what the stage can be told and more (bench/beyond.py). The search begins with what did best in the other cases of the
+folder, changes each setting of the default by itself, which tells what each is worth, and goes on with Optuna (TPE,
+Bergstra et al. 2011).
 
 The first table tells bits per byte on `telling`, by the pipeline's own scoring, over three seeds, and how far the
 default is behind the best, with the 95 % interval over the documents; the second what each change by itself gains on
@@ -21,21 +22,24 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import chdir
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 from bench import measure
-from bench.trial import SEEDS, Bench, Case
+from bench.trial import SEEDS, Bench, Case, end_with_parent
 from stages.lib.common import cli
 from stages.lib.evaluation import comparison
 from stages.lib.model.scoring import Score
 
 RESULTS = measure.HOME / "bench/results"
 WAYS = {"usual": {}, "trained": {"toward_base": 0.0}, "default": {}}
+FROM_ANOTHER = 2  # settings that a search takes over from each other case
 
 
 def main() -> None:
@@ -57,7 +61,7 @@ def main() -> None:
     ]
     if args.trials:
         os.environ["OMP_NUM_THREADS"] = "1"  # the bytes are the same with any number
-        with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn")) as pool:
+        with ProcessPoolExecutor(args.jobs, get_context("spawn"), initializer=end_with_parent) as pool:
             for done in as_completed([pool.submit(_complete, case, args.trials) for case in cases]):
                 cli.say(f"{done.result()}: all runs are there")
     cases = [case for case in cases if case.runs("search") and case.runs("best", case.best())]
@@ -136,7 +140,7 @@ def _search(case: Case, bench: Bench, trials: int) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, study = _space(bench), optuna.create_study()
-    by_itself = _by_themselves(bench)
+    first = [*_by_themselves(bench)[:1], *_elsewhere(case, bench), *_by_themselves(bench)]
     for run in case.runs("search"):
         failed = run["choosing"] is None
         state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE
@@ -144,8 +148,9 @@ def _search(case: Case, bench: Bench, trials: int) -> None:
         study.add_trial(made)
     for number in range(len(study.trials), trials):
         study.sampler = optuna.samplers.TPESampler(seed=number, multivariate=True)  # the same wherever it goes on
-        if number < len(by_itself):
-            study.enqueue_trial(by_itself[number])
+        tried = [trial.params for trial in study.trials]
+        if untried := next((settings for settings in first if settings not in tried), None):
+            study.enqueue_trial(untried)
         trial = study.ask(space)
         try:
             study.tell(trial, bench.run("search", trial.params, SEEDS[0])["choosing"])
@@ -175,6 +180,17 @@ def _space(bench: Bench) -> dict[str, Any]:
         "layer_decay": of.FloatDistribution(0.5, 1.0),
         "averaged": of.FloatDistribution(0.0, 0.6),
     }
+
+
+def _elsewhere(case: Case, bench: Bench) -> Iterator[dict[str, Any]]:
+    """What did best in the other cases of the folder, the learning rate in proportion to the default's."""
+    for raw in sorted(case.raw.parent.glob("*.jsonl")):
+        runs = replace(case, raw=raw).runs("search")
+        done = sorted((run for run in runs if run["choosing"] is not None), key=lambda run: run["choosing"])
+        for run in done[:FROM_ANOTHER] if raw != case.raw else []:
+            times = run["settings"]["learning_rate"] / runs[0]["settings"]["learning_rate"]
+            frozen = min(run["settings"]["freeze_layers"], bench.layers - 1)
+            yield run["settings"] | {"learning_rate": bench.rate * times, "freeze_layers": frozen}
 
 
 def _by_themselves(bench: Bench) -> list[dict[str, Any]]:

@@ -11,10 +11,11 @@ import os
 import random
 import shutil
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +160,19 @@ class Bench:
             raise cli.UserError(f"exit status {process.exitcode}:\n{said.read_text(encoding='utf-8')}")
 
 
+def end_with_parent() -> None:
+    """Have this process end when the one that started it does, also when that one is killed."""
+
+    def wait() -> None:
+        if parent := parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def _quietly(work: Callable[[], None], said: Path) -> None:
+    end_with_parent()
     with open(said, "wb", buffering=0) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

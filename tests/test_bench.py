@@ -2,11 +2,16 @@
 
 import json
 import math
+import os
 import random
+import signal
 import statistics
 import subprocess
 import sys
+import time
+from contextlib import suppress
 
+import psutil
 import pytest
 import torch
 from conftest import CODE, environment, many_texts
@@ -198,10 +203,10 @@ def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tin
     corpus = tmp_path / "corpus.jsonl"
     write_corpus(corpus, unlike())
     given = ("--base", str(tiny_base), "--corpus", str(corpus), "--documents", "30", "--held-out", "15")
-    given += ("--results", str(tmp_path), "--json", str(tmp_path / "figures.json"))
+    given += ("--results", str(tmp_path / "runs"), "--json", str(tmp_path / "figures.json"))
     result = bench("bench.results", *given, "--trials", "3")
     assert result.returncode == 0, result.stderr
-    (raw,) = tmp_path.glob("*-30.jsonl")
+    (raw,) = tmp_path.glob("runs/*-30.jsonl")
     first = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
     ways = ["base"] + ["usual"] * 3 + ["trained"] * 3 + ["default"] * 3 + ["search"] * 3 + ["best"] * 3
     assert [one["way"] for one in first] == ways
@@ -224,6 +229,55 @@ def test_the_default_is_held_against_the_usual_recipe_and_a_search(tmp_path, tin
     after = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()]
     assert after[: len(first)] == first
     assert [one["way"] for one in after[len(first) :]] in (["search"], ["search"] + ["best"] * 3)
+
+    found = min((one for one in after if one["way"] == "search"), key=lambda one: one["choosing"])["settings"]
+    assert bench("bench.results", *given, "--documents", "20", "--trials", "3").returncode == 0
+    (raw,) = tmp_path.glob("runs/*-20.jsonl")
+    searched = [json.loads(line) for line in raw.read_text(encoding="utf-8").splitlines()][10:13]
+    assert searched[0]["settings"] == first[10]["settings"]
+    assert found in [one["settings"] for one in searched]  # what did best elsewhere is tried first
+
+
+@pytest.mark.slow
+def test_runs_of_a_benchmark_that_is_killed_end_with_it(tmp_path, tiny_base):
+    pytest.importorskip("optuna", reason="pip install -r tests/requirements.txt")
+    corpus = tmp_path / "corpus.jsonl"
+    write_corpus(corpus, unlike())
+    command = ("bench.results", "--base", str(tiny_base), "--corpus", str(corpus), "--documents", "30")
+    command += ("--held-out", "15", "--results", str(tmp_path / "runs"))
+    with open(tmp_path / "said", "w", encoding="utf-8") as said:
+        killed = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            cwd=CODE,
+            env=environment(),
+            stdout=said,
+            stderr=said,
+            start_new_session=True,
+        )
+    try:
+        until(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*.jsonl")), 120)
+        killed.kill()
+        killed.wait()
+        until(lambda: not alive(killed.pid), 60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(killed.pid, signal.SIGKILL)
+
+
+def until(done, seconds):
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def alive(group):
+    """Whether a process of a group runs; those that ended and that nobody asked for do not."""
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def test_a_search_that_was_broken_off_leaves_the_tables_of_the_rest(tmp_path, tiny_base, corpus):
