@@ -33,7 +33,7 @@ GOOD = {
         "leakage": {"leaking_share": 0.0, "run_of_words": 13},
     },
     "tokenize": {"vocabulary_fits": True, "bytes_per_token": 4.0, "train": {"tokens": 50_000}, "dropped_tokens": 0},
-    "train": {"best_step": 156, "steps": 156, "learning_rate": 5e-4},
+    "train": {"best_step": 156, "steps": 156, "learning_rate": 5e-4, "validation_bits_per_byte": 1.2},
     "validation": [{"bits_per_byte": bits} for bits in ("1.33", "1.21", "1.2001", "1.2000")],
     "evaluate": {
         "documents": 38,
@@ -78,7 +78,7 @@ TROUBLES = [
     ),
     ({"validation": []}, "No document fell into the validation split", None),
     (
-        {"validation": validations(1.3, 1.31, 1.3)},
+        {"validation": validations(1.3, 1.31, 1.3), "train__validation_bits_per_byte": 1.3},
         "No step beat the base model",
         "dvc exp run -S train.learning_rate=0.00017",
     ),
@@ -166,6 +166,7 @@ def test_each_trouble_has_its_warning(changes, text, command):
         {"evaluate__comparison__high": -0.0001},
         {"validation": validations(1.3, 1.2, 1.2119)},
         {"validation": validations(1.3, 1.2, 1.3)},  # but the last step did best on its way back to the base
+        {"validation": validations(1.3, 1.31, 1.32), "train__validation_bits_per_byte": 1.2999},  # the mean did
         {"validate__duplicates": 50},
         {"validate__near_duplicates__documents": 50},
         {"validate__near_duplicates__documents": 400, "settings__validate__near_duplicates": "keep"},

@@ -95,10 +95,9 @@ def _about_training(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
         return
     before, *after = validation
     if min(after, default=before) >= before:
-        yield Finding(
-            words("No step beat the base model on the validation documents. Lower the learning rate."),
-            _lower_rate(facts),
-        )
+        if facts["train"]["validation_bits_per_byte"] >= before:  # also on the way back towards the base
+            no_better = words("No step beat the base model on the validation documents. Lower the learning rate.")
+            yield Finding(no_better, _lower_rate(facts))
         return
     if after[-1] < LATER_WORSE * min(after):
         return
