@@ -16,7 +16,10 @@ from pathlib import Path
 from typing import Any
 
 HOME = Path(__file__).resolve().parent.parent
-REQUIREMENTS = ("requirements.txt", "tests/requirements.txt")
+# Each by itself: what the page takes is not always what the pipeline does.
+REQUIREMENTS = sorted(
+    path for folder in ("", "tests", "bench", "tools") for path in (HOME / folder).glob("*requirements.txt")
+)
 ALLOWED = Path(__file__).with_name("allowed_vulnerabilities.txt")
 DATABASE = "https://api.osv.dev/v1/query"
 # How pip-audit and what it is built on name a connection that failed, and an answer that is none.
@@ -40,20 +43,30 @@ def main() -> None:
 
 def look_up(command: str, url: str = DATABASE) -> list[tuple[str, set[str]]] | None:
     """Each vulnerability of a pinned version: a line about it, and all its names. None when it cannot be looked up."""
-    files = [word for name in REQUIREMENTS for word in ("--requirement", name)]
+    found: dict[str, set[str]] = {}
+    for requirements in REQUIREMENTS:
+        described = _ask(command, requirements, url)
+        if described is None:
+            return None
+        found |= _vulnerabilities(described["dependencies"])
+    return list(found.items())
+
+
+def _ask(command: str, requirements: Path, url: str) -> dict[str, Any] | None:
+    """What pip-audit finds for the versions in a file; None when it cannot be looked up, which is said."""
     # The versions as they are pinned, without asking an index what else they might need.
     how = ["--no-deps", "--disable-pip", "--vulnerability-service", "osv", "--osv-url", url]
     shown = ["--format", "json", "--desc", "off", "--aliases", "on", "--progress-spinner", "off"]
-    done = subprocess.run([command, *files, *how, *shown], cwd=HOME, capture_output=True, text=True)
+    asked = [command, "--requirement", str(requirements), *how, *shown]
+    done = subprocess.run(asked, cwd=HOME, capture_output=True, text=True)
     try:
-        described = json.loads(done.stdout)
+        return json.loads(done.stdout)
     except ValueError:
         reason = (done.stderr.strip().splitlines() or ["no answer"])[-1]
         if not UNREACHABLE.search(reason):
             sys.exit(f"{command} failed: {reason}")
         print(f"NOT LOOKED UP: whether the pinned versions have known vulnerabilities: {url} gave no answer: {reason}")
         return None
-    return list(_vulnerabilities(described["dependencies"]))
 
 
 def _vulnerabilities(dependencies: list[dict[str, Any]]) -> Iterator[tuple[str, set[str]]]:
