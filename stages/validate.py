@@ -40,10 +40,7 @@ def main() -> None:
 
 
 def validated(settings: params.Params, folder: Path) -> tuple[dict[str, Any], list[tuple[int, int, int]], lines.Reader]:
-    """Fill `folder`; return figures, the histogram of lengths, and what was read.
-
-    The lines that were rejected are in a file of it, where there are any.
-    """
+    """Fill `folder`, also with the lines that were rejected; return figures, a histogram of lengths, what was read."""
     rules = settings.validate_
     reader = lines.Reader(settings.corpus.path, rules.max_line_bytes, settings.corpus.limit)
     tally = Tally(settings.corpus.path, settings.corpus.text_field, reader.places)
@@ -52,8 +49,8 @@ def validated(settings: params.Params, folder: Path) -> tuple[dict[str, Any], li
         collect(settings, reader, tally, collected, folder, rejected)
         if not rejected.stat().st_size:
             rejected.unlink()
-        firsts, alike = _near_duplicates(collected, rules, folder)
-        chosen = _splits(collected, firsts, rules)
+        firsts, left_out, alike = _near_duplicates(collected, rules, folder)
+        chosen = _splits(collected, firsts, left_out, rules)
         with splits.Writer(folder) as writer:
             description = _divide(collected, chosen, writer)
         leaks = _leaking(collected, chosen, folder)
@@ -75,10 +72,13 @@ def validated(settings: params.Params, folder: Path) -> tuple[dict[str, Any], li
 
 def _near_duplicates(
     collected: Collected, rules: params.Validate, folder: Path
-) -> tuple[np.ndarray, dict[str, float | int]]:
-    """For each document the place of the first one that it is nearly the same as, and figures; names all pairs."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, float | int]]:
+    """For each document the place of the first one that it is, by way of others even, nearly the same as.
+
+    Further whether it is left out: nearly the same as one before it that stays. And figures. Names all pairs.
+    """
     numbers = collected.lines
-    count = 0
+    count, copies = 0, np.zeros(len(numbers), bool)
 
     def named(table: TextIO, bar: cli.Bar) -> Iterator[near_duplicates.Pair]:
         nonlocal count
@@ -86,6 +86,7 @@ def _near_duplicates(
         for pair in near_duplicates.pairs(signed, collected.texts(), rules.similarity):
             table.write(f"{numbers[pair.second]}\t{numbers[pair.first]}\t{pair.similarity:.4f}\n")
             count += 1
+            copies[pair.second] |= not copies[pair.first]
             bar.update(pair.second - bar.n)
             yield pair
 
@@ -96,11 +97,12 @@ def _near_duplicates(
         table.write("line\tnear_duplicate_of\tsimilarity\n")
         firsts = np.array(near_duplicates.firsts(len(numbers), named(table, bar)))
     alike = int((firsts != np.arange(len(firsts))).sum())
-    left_out = alike if rules.near_duplicates == "drop" else 0
-    return firsts, {"similarity": rules.similarity, "pairs": count, "documents": alike, "left_out": left_out}
+    left_out = copies & (rules.near_duplicates == "drop")
+    figures = {"pairs": count, "documents": alike, "left_out": int(left_out.sum())}
+    return firsts, left_out, {"similarity": rules.similarity} | figures
 
 
-def _splits(collected: Collected, firsts: np.ndarray, rules: params.Validate) -> np.ndarray:
+def _splits(collected: Collected, firsts: np.ndarray, left_out: np.ndarray, rules: params.Validate) -> np.ndarray:
     """For each document the split of the first one that it is nearly the same as (a place in SPLITS), -1 for none.
 
     Of a large group that is training, whatever the first one's would be: held out, it would be all that is measured.
@@ -108,10 +110,7 @@ def _splits(collected: Collected, firsts: np.ndarray, rules: params.Validate) ->
     large = np.bincount(firsts) > max(LARGE_GROUP, LARGE_SHARE * len(firsts))
     own = collected.splits(rules)
     own[: len(large)][large] = splits.SPLITS.index("train")
-    chosen = own[firsts]
-    if rules.near_duplicates == "drop":
-        chosen[firsts != np.arange(len(firsts))] = -1
-    return chosen
+    return np.where(left_out, -1, own[firsts])
 
 
 def _divide(collected: Collected, chosen: np.ndarray, writer: splits.Writer) -> Description:
@@ -121,7 +120,7 @@ def _divide(collected: Collected, chosen: np.ndarray, writer: splits.Writer) -> 
         kept = chosen[places] >= 0
         texts, lines_kept = batch["text"].filter(pa.array(kept)), collected.lines[places][kept]
         writer.add(texts, lines_kept, chosen[places][kept])
-        description.add(texts, lines_kept.tolist(), collected.marks)
+        description.add(texts, lines_kept.tolist(), collected.marked[places][kept])
     return description
 
 

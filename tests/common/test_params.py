@@ -114,6 +114,13 @@ def test_epochs_may_be_a_fraction_and_are_one_setting_however_they_are_written(t
         ("folder: model/embedded", 'folder: "model\\0"', "base.folder is 'model\\x00', but must be one line"),
         ("path: data/my_corpus.jsonl", 'path: "a\\e[2Jb"', "corpus.path is 'a\\x1b[2Jb', but must be one line"),
         ("title: null", 'title: "a\\nb"', "report.title is 'a\\nb', but must be one line"),
+        (
+            "title: null",
+            'title: "\\ud83d\\ude00 me"',
+            "but must be one line of text without control characters or half a",
+        ),
+        ("  epochs: 3 ", '  epochs: !!float "" ', "params.yaml, a value cannot be read"),
+        ("  epochs: 3 ", "  epochs: !!bool foo ", "params.yaml, a value cannot be read"),
         ("hub: null", "hub: a/..", "base.hub is 'a/..', but must be owner/name"),
         ("hub: null", "hub: ../a", "base.hub is '../a', but must be owner/name"),
         ("hub: null", "hub: имя/модель", "base.hub is 'имя/модель', but must be owner/name"),

@@ -31,7 +31,7 @@ PART = re.compile(r"\{(\d*)(?::([^{}]+))?\}")
 # Messages and parts of them that are the same in both languages: names, commands.
 SAME = {
     *("GPT2LMHeadModel", "GPT2Model", "GPT2DoubleHeadsModel", "<|endoftext|>", "bfloat16", "float32", "sdpa", "null"),
-    *("UTF-16", "UTF-16BE", "UTF-16LE", "CP1251", "KOI8-R", "CP866", "Parquet", "RTF", "JSON", "JSON Lines"),
+    *("UTF-16", "UTF-32", "UTF-16BE", "UTF-16LE", "CP1251", "KOI8-R", "CP866", "Parquet", "RTF", "JSON", "JSON Lines"),
     *("HF_ENDPOINT", "HTTPS_PROXY", "HTTP_PROXY", "ALL_PROXY", "jsonl", "jsonl{}"),
     *(
         "chapter",
@@ -81,7 +81,7 @@ checkout cp diff documents drop dropout dvc evaluate exp false file float git gp
 logs mend null overlong pandoc pdftotext peft pickle pid pip prompt pull push python remaining repro revision rm run
 seed show sdpa eager SOURCE ru en auto size skip split status tensorboard text tokenize torchrun tr train true ulimit
 validate xz zstd HOST MACHINES OWNER PORT join license licence seen public AdamW full memory sharding small GGUF Ollama
-onnx tune stash inf attention
+onnx tune stash inf attention tar SQLite
 """
 
 

@@ -21,6 +21,7 @@ def block(keys, lines, texts=None):
         texts=bytearray(b"".join(texts)),
         sizes=array("q", map(len, texts)),
         lines=lines,
+        marked=bytearray(len(lines)),
         keys=bytearray(b"".join(keys)),
         signatures=np.array(lines, np.uint32).reshape(-1, 1),
         parts=pa.array([[line] for line in lines], pa.list_(pa.uint64())),

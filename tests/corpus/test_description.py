@@ -21,8 +21,8 @@ def described(*blocks):
     made, line = description.Description(), 1
     for texts in blocks:
         lines = list(range(line, line + len(texts)))
-        marks = {number: description.marks_of(text) for number, text in zip(lines, texts, strict=True)}
-        made.add(pa.array(texts, pa.string()), lines, {number: found for number, found in marks.items() if found})
+        marked = np.array([bool(description.marks_of(text)) for text in texts])
+        made.add(pa.array(texts, pa.string()), lines, marked)
         line += len(texts)
     return made
 
@@ -79,9 +79,9 @@ def test_marks_are_counted_in_the_documents_that_are_kept_and_the_first_lines_na
     texts = ["a</s>", "</s>b</s>", "dropped </s>", "none", "\ufeff", *["<s>"] * 9]
     made, lines = description.Description(), [1, 2, *range(4, 15)]
     for before in (0, 100):
-        marks = {line + before: found for line, text in enumerate(texts, 1) if (found := description.marks_of(text))}
         kept = [texts[line - 1] for line in lines]
-        made.add(pa.array(kept), [line + before for line in lines], marks)
+        marked = np.array([bool(description.marks_of(text)) for text in kept])
+        made.add(pa.array(kept), [line + before for line in lines], marked)
     figures = made.figures()
     assert figures["marks"] == {
         "<s>": {"count": 18, "documents": 18, "lines": [6, 7, 8, 9, 10]},

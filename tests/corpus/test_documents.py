@@ -74,7 +74,18 @@ def test_a_bad_line_says_what_is_wrong_with_it(bad, kind, reason):
     assert reason in str(caught.value)
 
 
-@pytest.mark.parametrize("bad", [b'{"text": "a', b'{"text": "a"', b'{"te', b'{"text": '])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        b'{"text": "a',
+        b'{"text": "a"',
+        b'{"te',
+        b'{"text": ',
+        '{"text": "Ё'.encode()[:-1],
+        b'{"text": "a\\u04',
+        b'{"text": "a\\u',
+    ],
+)
 def test_a_file_that_breaks_off_is_told_from_a_bad_line(bad):
     with pytest.raises(records.BadLine) as caught:
         text_of(bad, end=b"")

@@ -1,5 +1,6 @@
 """The corpus file: its lines come as they stand there, whatever is read at once, packed or not."""
 
+import errno
 import gzip
 import json
 import os
@@ -94,13 +95,13 @@ def test_a_compressed_file_that_breaks_off_is_one_line(tmp_path, name):
     with pytest.raises(UserError, match="cannot be unpacked"):
         read(path)
     path.write_bytes(b"")
-    with pytest.raises(UserError, match=r"cannot be unpacked \(without a byte\): it is damaged, make it again"):
+    with pytest.raises(UserError, match=r"cannot be unpacked \(without a byte\): it is damaged, or "):
         read(path)
 
 
 @pytest.mark.parametrize(
     ("encoding", "named"),
-    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE")],
+    [("utf-16", "UTF-16"), ("utf-16-le", "UTF-16LE"), ("utf-16-be", "UTF-16BE"), ("utf-32", "UTF-32")],
 )
 def test_utf_16_is_told_from_the_first_bytes(tmp_path, encoding, named):
     path = tmp_path / "corpus.jsonl"
@@ -117,6 +118,55 @@ def test_a_json_array_is_told_from_lines(tmp_path, content):
     path.write_text(content, encoding="utf-8")
     with pytest.raises(UserError, match=r"is one JSON array, not a document a line: python -m tools\.collect"):
         read(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        (
+            "a.jsonl",
+            b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(500),
+            "a file of an old Word or Excel: save it as .docx",
+        ),
+        ("a.jsonl", b"SQLite format 3\0" + bytes(500), "an SQLite database: take its texts out as CSV"),
+        ("a.jsonl", b"notes.txt" + bytes(248) + b"ustar\00000" + bytes(500), "a tar archive: python -m tools.collect"),
+        (
+            "a.jsonl.gz",
+            gzip.compress(gzip.compress(b'{"text": "a"}\n', mtime=0), mtime=0),
+            "packed twice: unpack it once",
+        ),
+    ],
+)
+def test_what_is_no_text_is_named_for_what_it_is(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} is {said}"):
+        read(tmp_path / name)
+
+
+def test_bytes_without_meaning_are_no_utf_16(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(bytes(1000) + b"\n")
+    assert read(tmp_path / "a.jsonl") == bytes(1000) + b"\n"
+
+
+def test_a_line_of_nothing_but_carriage_returns_is_counted(tmp_path, monkeypatch):
+    monkeypatch.setattr(lines, "_BLOCK", 8)
+    (tmp_path / "a.jsonl").write_bytes(b"{}\n" + b"\r" * 100 + b"a")
+    found = [documents.read(documents.Rules("text", 10), block) for block in lines.Reader(tmp_path / "a.jsonl", 10)]
+    assert sum(one.count for one in found) == 2
+
+
+def test_a_folder_that_cannot_be_looked_into_is_not_left_out(tmp_path, monkeypatch):
+    folder_of(tmp_path, a__a_jsonl=b"{}\n", b__b_jsonl=b"{}\n")
+    scan = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "b":  # as for another user: for root no folder is closed
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    with pytest.raises(PermissionError, match="b"):
+        lines.size(tmp_path)
 
 
 def test_an_empty_file_has_no_lines(tmp_path):

@@ -108,10 +108,11 @@ def say(message: str) -> None:
 def run(main: Callable[[], None], ends_with_dvc: bool = True) -> None:
     """Run a command's `main` and turn a user's mistake into one line and a non-zero exit status.
 
-    That is 1 after a mistake or where the machine refuses something, and 128 and the signal's number after Ctrl-C or
-    another signal. A stage ends with the `dvc` that started it, where `main` does not see to that itself.
+    That is 1 after a mistake or a refusal of the machine, 128 and the signal's number after a signal. A stage ends with
+    the `dvc` that started it, where `main` does not see to that itself.
     """
     stages.loaded()
+    getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")  # as stderr: no letter ends it
     try:
         if ends_with_dvc and "DVC_STAGE" in os.environ:
             parents.end_with_dvc()
@@ -169,8 +170,7 @@ def _fail(message: str, status: int, advice: str | None = None) -> None:
     # Whatever others wrote into it moves no cursor and turns no direction.
     lines = [printable(line, _LONGEST_LINE) for line in translated(f"error: {message}").split("\n")]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
-    # From a cache: a fresh clone has none.
-    cached = any(map(os.path.exists, (".dvc/cache/files", ".dvc/config.local")))
+    cached = any(map(os.path.exists, (".dvc/cache/files", ".dvc/config.local")))  # a fresh clone has none
     if cached and os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
         print(translated(RESTORE), file=sys.stderr, flush=True)
     if advice:

@@ -20,12 +20,12 @@ PATH = Path("params.yaml")
 ELSEWHERE = Path(__file__).resolve().parents[2] / "elsewhere.yaml"  # what other programs call the settings
 SHOWN = 5  # mistakes that are named; how many more there are is said
 LEAST_TEMPERATURE, GREATEST_TEMPERATURE = 0.001, 100.0  # beyond: as good as the likeliest token, or any
-_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 def _one_line(text: str) -> str:
     if not text.strip() or _CONTROL.search(text):
-        raise ValueError("but must be one line of text without control characters")
+        raise ValueError("but must be one line of text without control characters or half a surrogate pair")
     return text
 
 

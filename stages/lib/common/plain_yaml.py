@@ -42,7 +42,8 @@ def parse(content: bytes) -> Any:
         where = f"line {mark.line + 1}: " if mark else ""
         problem = str(getattr(error, "problem", None) or error).split("\n")[0]
         raise Refused(where + printable(problem)) from None
-    except ValueError as error:  # of a date that is none, for example
+    # Of a date that is none, for example; and where a value is not what its tag says (`!!int ""`).
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise Refused(f"a value cannot be read: {printable(str(error))}") from None
 
 

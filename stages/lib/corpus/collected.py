@@ -24,15 +24,13 @@ _SCHEMA = pa.schema([("text", pa.string()), ("parts", pa.list_(pa.uint64()))])
 class Collected:
     """Takes in documents, in order, and gives back those that are no copies, by their places; used in a `with` block.
 
-    Places are counted from 0. `marks` are those of other tools, by the line of the document they are in. Takes some 90
-    bytes of memory a document.
+    Places are counted from 0. Takes some 90 bytes of memory a document.
     """
 
     def __init__(self, path: Path, bands: int) -> None:
         """`path` is that of a file to hold the texts, which is removed in the end."""
         self._path, self._bands = path, bands
-        self._lines, self._keys, self._signatures = array("q"), bytearray(), bytearray()
-        self.marks: dict[int, list[str]] = {}
+        self._lines, self._keys, self._signatures, self._marked = array("q"), bytearray(), bytearray(), bytearray()
 
     def __enter__(self) -> Collected:
         self._sink = pa.OSFile(str(self._path), "wb")
@@ -49,7 +47,7 @@ class Collected:
         self._lines.extend(found.lines)
         self._keys += found.keys
         self._signatures += found.signatures.tobytes()
-        self.marks |= found.marks
+        self._marked += found.marked
 
     def leave_out_copies(self) -> Iterator[tuple[int, int]]:
         """Say that there are no more documents; yield the line of each copy, and that of the first one."""
@@ -61,6 +59,7 @@ class Collected:
         yield from zip(lines[copies].tolist(), lines[firsts[copies]].tolist(), strict=True)
         self._places = np.flatnonzero(self._new)
         self.lines = lines[self._new]  # int64
+        self.marked = np.frombuffer(self._marked, bool)[self._new]  # whether marks of other tools stand in them
 
     def splits(self, rules: params.Validate) -> np.ndarray:
         """The splits that the documents would fall into by themselves, as places in SPLITS (int8)."""

@@ -53,8 +53,8 @@ class Description:
         self._marked: Counter[str] = Counter()  # documents
         self._first_marked: dict[str, list[int]] = {mark: [] for mark in (*PARTING, BYTE_ORDER_MARK)}
 
-    def add(self, texts: pa.StringArray, lines: list[int], marks: dict[int, list[str]]) -> None:
-        """Take in the documents of a block: texts, their line numbers, which rise, and the marks in them, by line."""
+    def add(self, texts: pa.StringArray, lines: list[int], marked: np.ndarray) -> None:
+        """Take in the documents of a block: texts, their line numbers, which rise, and whether marks stand in them."""
         lengths = pc.utf8_length(texts).to_pylist()
         self._lengths.extend(lengths)
         # Of equally long ones those that come first are named.
@@ -62,8 +62,8 @@ class Description:
         self._shortest = heapq.nsmallest(_NAMED, [*self._shortest, *found])
         self._longest = heapq.nsmallest(_NAMED, [*self._longest, *found], key=lambda one: (-one[0], one[1]))
         self._characters.update("".join(_sample(texts)))
-        for line in filter(marks.__contains__, lines):
-            self._add_marks(line, marks[line])
+        for place in np.flatnonzero(marked).tolist():
+            self._add_marks(lines[place], marks_of(texts[place].as_py()))
 
     def _add_marks(self, line: int, marks: list[str]) -> None:
         self._marks.update(marks)

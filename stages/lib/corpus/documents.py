@@ -63,8 +63,8 @@ class Problem(NamedTuple):
 class Documents:
     """What a block holds: its documents, in order, by their `texts`, the `lines` they stand on, and their `keys`.
 
-    `texts` are UTF-8, one after the other, of as many bytes as `sizes` says: see `strings`. `marks` has those of other
-    tools, by the line of the document they are in. `bad` has the bad lines, one after the other, `bad_lines` their
+    `texts` are UTF-8, one after the other, of as many bytes as `sizes` says: see `strings`. `marked` says of each with
+    0 or 1 whether marks of other tools stand in it. `bad` has the bad lines, one after the other, `bad_lines` their
     numbers, `bad_sizes` their bytes in the file. `signatures` are uint32 [documents, bands], `parts` as in `leakage`.
     Further how many lines there are in all, how many are `blank`, and how many end as on Windows.
     """
@@ -73,7 +73,7 @@ class Documents:
     sizes: array[int] = field(default_factory=partial(array, "q"))
     lines: list[int] = field(default_factory=list)
     keys: bytearray = field(default_factory=bytearray)
-    marks: dict[int, list[str]] = field(default_factory=dict)
+    marked: bytearray = field(default_factory=bytearray)
     signatures: np.ndarray | None = None
     parts: pa.ListArray | None = None
     bad: bytearray = field(default_factory=bytearray)
@@ -109,8 +109,7 @@ class Documents:
         self.sizes.append(len(encoded))
         self.lines.append(line.number)
         self.keys += key_of(text)
-        if marks := description.marks_of(text):
-            self.marks[line.number] = marks
+        self.marked.append(bool(description.marks_of(text)))
 
     def _add_bad(self, line: Line) -> None:
         self.bad += line.content + line.end

@@ -22,6 +22,14 @@ _MAGIC = {
     b"PAR1": ("Parquet", None),
     b"ARROW1": ("an Arrow file", None),
     b"{\\rtf": ("RTF", None),
+    b"\xd0\xcf\x11\xe0": (
+        "a file of an old Word or Excel",
+        "save it as .docx or .xlsx there, and give that to " + command("python -m tools.collect"),
+    ),
+    b"SQLite format 3\0": (
+        "an SQLite database",
+        "take its texts out as CSV, and give that to " + command("python -m tools.collect"),
+    ),
 }
 # A JSON object over several lines that holds its documents in an array.
 _WRAPPED = re.compile(rb'\s*\{[^\S\n]*\n[^\[\]]*?"(\w+)"\s*:\s*\[\s*\{')
@@ -36,6 +44,10 @@ def how_to_collect(path: str | Path, options: str = "") -> str:
 def refuse(path: Path, start: bytes) -> None:
     """Raise UserError when a file that begins with these bytes holds no lines of JSON in UTF-8 at all."""
     what, mend = next((told for magic, told in _MAGIC.items() if start.startswith(magic)), (None, None))
+    if path.suffix in COMPRESSED and mend and what.startswith("packed"):
+        what, mend = "packed twice", "unpack it once"
+    if start[257:262] == b"ustar":
+        what = "a tar archive"
     if not what and (encoding := _wide_encoding(start[:256])):
         raise UserError(f"{printable(str(path))} is {encoding}, not UTF-8: {convert(encoding)}")
     start = start[:LOOKED_AT].removeprefix(BOM)
@@ -50,12 +62,15 @@ def refuse(path: Path, start: bytes) -> None:
 
 
 def _wide_encoding(start: bytes) -> str | None:
-    """UTF-16 in one of its orders, or None."""
+    """UTF-32, or UTF-16 in one of its orders; None for anything else."""
+    if start.startswith((b"\xff\xfe\0\0", b"\0\0\xfe\xff")):
+        return "UTF-32"
     if start.startswith((b"\xff\xfe", b"\xfe\xff")):
         return "UTF-16"
-    if start[1::2].count(0) > len(start) / 8 > 0:
-        return "UTF-16LE"
-    return "UTF-16BE" if start[::2].count(0) > len(start) / 8 > 0 else None
+    first, second = start[::2].count(0), start[1::2].count(0)
+    if max(first, second) <= len(start) / 8 or min(first, second) > max(first, second) / 8:
+        return None
+    return "UTF-16LE" if second > first else "UTF-16BE"
 
 
 def convert(encoding: str) -> str:

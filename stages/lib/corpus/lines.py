@@ -55,8 +55,7 @@ def files_of(path: str | Path) -> list[Path]:
     if not path.is_dir():
         _refuse_what_is_no_file(path)
         return [path]
-    found = [file for file in path.rglob("*") if file.is_symlink() or not file.is_dir()]
-    found = [file for file in found if not any(part.startswith(".") for part in file.relative_to(path).parts)]
+    found = list(_below(path))
     for file in found:
         _refuse_what_is_no_file(file)
         if not file.name.endswith(ENDINGS):
@@ -67,6 +66,18 @@ def files_of(path: str | Path) -> list[Path]:
     if not found:
         raise UserError(f"{name} holds no file: put your texts there, as {', '.join(ENDINGS)}")
     return sorted(found, key=lambda file: file.relative_to(path).as_posix())
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    """The files in a folder and below. Raises OSError where one cannot be looked into."""
+
+    def refuse(error: OSError) -> None:
+        raise error
+
+    for at, folders, names in os.walk(folder, onerror=refuse):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        links = [name for name in folders if os.path.islink(os.path.join(at, name))]  # to folders
+        yield from (Path(at, name) for name in (*names, *links) if not name.startswith("."))
 
 
 def _refuse_what_is_no_file(path: Path) -> None:
@@ -145,8 +156,10 @@ class Reader:
             except OSError as error:
                 if not compression or error.errno is not None:
                     raise
-                name = printable(str(path))
-                raise UserError(f"{name} cannot be unpacked ({error}): it is damaged, make it again") from None
+                raise UserError(
+                    f"{printable(str(path))} cannot be unpacked ({error}): it is damaged, or zstd packed it with "
+                    "--long: make it again"
+                ) from None
 
     def _blocks(self, file: BufferedReader) -> Iterator[tuple[bytes, int]]:
         """Yield whole lines, some at a time; a line that is too long by itself, cut, and its size in the file."""
@@ -163,7 +176,7 @@ class Reader:
                 rest, last = b"".join(parts), more[-1:]
                 while not last.endswith(b"\n") and (more := file.readline(_BLOCK)):
                     size, last = size + len(more), (last + more)[-2:]
-                yield rest.rstrip(b"\r") + re.sub(rb"[^\r\n]", b"", last), size
+                yield rest.removesuffix(b"\r") + re.sub(rb"[^\r\n]", b"", last), size
                 parts, size = [], 0
         if size:
             yield b"".join(parts), size

@@ -16,6 +16,8 @@ from stages.lib.corpus.formats import BOM, convert, how_to_collect
 # Control characters that no text holds on purpose: all but tab, line feed, form feed, carriage return and next line.
 CONTROL = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x84\x86-\x9f]")
 SURROGATE = re.compile(r"[\ud800-\udfff]")
+_CUT_OFF = "the file ends in the middle of this line: it was cut off, get it again"
+_HALF_ESCAPE = re.compile(r"\\u[0-9a-fA-F]{0,3}\Z")
 # The letters that Russian uses most, by which a guess at an encoding is judged.
 _FREQUENT = frozenset("оеаинтсрвл")
 # A line may be as long as the corpus: of the parts of one that are no use, no more than this is looked at or shown.
@@ -59,6 +61,8 @@ def text_of(line: Line, field: str, max_bytes: int) -> str | None:
     try:
         source = content.decode("utf-8")
     except UnicodeDecodeError as error:
+        if not line.end and error.reason == "unexpected end of data":
+            raise BadLine("cut off", _CUT_OFF) from None
         raise BadLine("not UTF-8", _explain_encoding(content, error)) from None
     record = _load(source, line)
     if not isinstance(record, dict):
@@ -152,7 +156,9 @@ def _explain_missing(record: dict[str, Any], field: str) -> str:
 def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple[str, str]:
     """The kind of a JSON error, and what to do about it."""
     bare = source.strip()
-    at_end = not source[error.pos :].strip() or error.msg.startswith("Unterminated string")
+    at_end = (
+        not source[error.pos :].strip() or error.msg.startswith("Unterminated string") or _HALF_ESCAPE.search(source)
+    )
     if bare.startswith(("{'", "['")):
         return "single quotes", "single quotes: JSON takes double quotes only"
     if "\r" in bare:
@@ -160,7 +166,7 @@ def _explain_json(source: str, line: Line, error: json.JSONDecodeError) -> tuple
     if bare in ("{", "["):
         return "JSON over several lines", "a document over several lines: " + how_to_collect("FILE")
     if at_end and not line.end:
-        return "cut off", "the file ends in the middle of this line: it was cut off, get it again"
+        return "cut off", _CUT_OFF
     if error.msg == "Extra data":
         return "text after the object", "something follows the object: one object a line, and nothing else"
     if error.msg.startswith("Invalid control character"):

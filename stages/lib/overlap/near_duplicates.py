@@ -2,17 +2,18 @@
 
 Two documents are as similar as the share of their shingles that both have (Jaccard); a shingle is five words in a row.
 Pairs are proposed by MinHash with banding (Broder 1997; Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-chapter 3), which misses one in two hundred of those that are just similar enough, fewer of the others. Each is then
-looked at exactly: no pair is named that is not one.
+chapter 3), which misses one in two hundred of those that are just similar enough, fewer of the others; more only where
+hundreds of documents have so much in common that they fill a band. Each is then looked at exactly: no pair is named
+that is not one.
 """
 
 from __future__ import annotations
 
 import math
 from array import array
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -23,10 +24,13 @@ from stages.lib.overlap.words import Words, mixed, runs_of, words_of
 SHINGLE = 5  # words
 _MISSED = 0.005  # of the pairs that are just similar enough
 _MOST_BANDS = 16
-# Of a text that is there a thousand times, each copy is compared with so many: those before it that share most bands,
-# of the nearest in each band.
-_COMPARED = 10
-_LOOKED_AT = 20
+# Of a text that is there a thousand times, each copy is compared with so many at most: those before it that share most
+# bands, of the nearest in each band; and no more are compared when so many are found to be nearly the same.
+_COMPARED, _ENOUGH = 50, 10
+_LOOKED_AT = 100
+# Documents with the same number in a band, more than are looked at, are told apart by further bands, so many at most.
+_FURTHER = 3
+_HELD = 2**22  # shingles that are kept, in case their text is compared again
 _SEED = 1
 
 
@@ -64,7 +68,10 @@ def shingles(words: Words) -> Words:
 
 
 def signatures(words: Words, bands: Bands) -> np.ndarray:
-    """Of each text one number a band, the same for most texts that are similar: uint32 [texts, bands]."""
+    """Of each text one number a band, the same for most texts that are similar: uint32 [texts, bands].
+
+    That is 0 for a text without a word, which is like no other, and never 0 for any other.
+    """
     if len(words.offsets) == 1:
         return np.empty((0, bands.count), np.uint32)
     found = shingles(words)
@@ -74,30 +81,29 @@ def signatures(words: Words, bands: Bands) -> np.ndarray:
     signed = np.zeros((len(hashes), bands.count), np.uint64)
     for row in range(bands.rows):
         signed = mixed(signed ^ hashes[:, row :: bands.rows])
-    return (signed >> np.uint64(32)).astype(np.uint32)
+    signed = np.maximum((signed >> np.uint64(32)).astype(np.uint32), 1)
+    signed[words.counts() == 0] = 0
+    return signed
 
 
 def pairs(signed: np.ndarray, text_of: Callable[[int], str], similarity: float) -> Iterator[Pair]:
     """Yield the pairs of documents that are at least so similar, by the later one, then by the earlier one.
 
-    `signed` are the signatures of all documents, in order: uint32 [documents, bands]; they are written over. `text_of`
-    gives the text at a place.
+    `signed` are the signatures of all documents, in order: uint32 [documents, bands]. `text_of` gives the text at a
+    place. Of a text that is there very often each copy is compared with some, and with what these are copies of: the
+    earliest that is no near-duplicate of one before.
     """
-    linked = _link(signed)
-
-    @lru_cache(maxsize=1000)
-    def shingles_of(place: int) -> set[int]:
-        return set(shingles(words_of([text_of(place)])).numbers.tolist())
-
+    linked, held, originals = _link(signed), _Shingles(text_of), dict[int, int]()
     for second in np.flatnonzero((linked > 0).any(axis=1)).tolist():
-        mine = shingles_of(second)
-        for first in _candidates(linked, second):
-            found = _jaccard(mine, shingles_of(first))
-            if found >= similarity:
-                yield Pair(first, second, found)
+        alike = dict(islice(_alike(second, _candidates(signed, linked, second), held, similarity), _ENOUGH))
+        further = {originals[first] for first in alike if first in originals} - alike.keys()
+        alike |= _alike(second, further, held, similarity)
+        yield from (Pair(first, second, alike[first]) for first in sorted(alike))
+        if (original := min((first for first in alike if first not in originals), default=None)) is not None:
+            originals[second] = original
 
 
-def firsts(count: int, found: Sequence[Pair]) -> array[int]:
+def firsts(count: int, found: Iterable[Pair]) -> array[int]:
     """For each of `count` documents the place of the first one that it is, by way of others even, a near-duplicate of.
 
     One that is like no other is its own first.
@@ -117,29 +123,63 @@ def firsts(count: int, found: Sequence[Pair]) -> array[int]:
     return parents
 
 
-def _jaccard(one: set[int], other: set[int]) -> float:
-    both = len(one & other)
-    return both / (len(one) + len(other) - both)
+class _Shingles:
+    """The shingles of texts, by their places: uint64, each once, in order. Those that were asked for last are kept."""
+
+    def __init__(self, text_of: Callable[[int], str]) -> None:
+        self._text_of, self._held, self._count = text_of, OrderedDict[int, np.ndarray](), 0
+
+    def __getitem__(self, place: int) -> np.ndarray:
+        if (found := self._held.pop(place, None)) is None:
+            found = np.unique(shingles(words_of([self._text_of(place)])).numbers)
+            self._count += len(found)
+        self._held[place] = found
+        while self._count > _HELD and len(self._held) > 1:
+            self._count -= len(self._held.popitem(last=False)[1])
+        return found
+
+
+def _alike(second: int, firsts: Iterable[int], held: _Shingles, similarity: float) -> Iterator[tuple[int, float]]:
+    """Yield those of the documents `firsts` that are at least so similar to `second`, and how similar they are."""
+    for first in firsts:
+        one, other = held[first], held[second]
+        both = len(np.intersect1d(one, other, assume_unique=True))
+        if (found := both / (len(one) + len(other) - both)) >= similarity:
+            yield first, found
 
 
 def _link(signed: np.ndarray) -> np.ndarray:
-    """Put in each number's place that of the document before with the same number in this band, + 1; 0 for none."""
-    for band in range(signed.shape[1]):
-        column = signed[:, band]
-        order = np.argsort(column, kind="stable")
-        same = column[order[1:]] == column[order[:-1]]
-        column[:] = 0
-        column[order[1:][same]] = order[:-1][same] + 1
-    return signed
+    """For each number the place of the document before with the same in this band, + 1; 0 for none. In their shape.
+
+    Where very many have the same number, it is the one before that has the same in the next bands as well.
+    """
+    count, linked = signed.shape[1], np.zeros_like(signed)
+    for band in range(count):
+        order = np.argsort(signed[:, band], kind="stable")
+        column = signed[order, band]
+        same = (column[1:] == column[:-1]) & (column[1:] > 0)
+        for further in range(1, min(_FURTHER + 1, count)):
+            bucket = np.cumsum(np.concatenate([[0], ~same]))
+            crowded = np.bincount(bucket)[bucket] > _LOOKED_AT
+            if not crowded.any():
+                break
+            members, number = order[crowded], signed[:, (band + further) % count]
+            order[crowded] = members[np.lexsort((members, number[members], bucket[crowded]))]
+            numbers = number[order]
+            same &= ~crowded[1:] | (numbers[1:] == numbers[:-1])
+        linked[order[1:][same], band] = order[:-1][same] + 1
+    return linked
 
 
-def _candidates(linked: np.ndarray, place: int) -> list[int]:
-    """The documents before this one with which it is to be compared, in order."""
-    shared = Counter[int]()
+def _candidates(signed: np.ndarray, linked: np.ndarray, place: int) -> list[int]:
+    """The documents before this one with which it is to be compared, those first that share most bands."""
+    found = set[int]()
     for band, link in enumerate(linked[place].tolist()):
         for _ in range(_LOOKED_AT):
             if not link:
                 break
-            shared[link - 1] += 1
+            found.add(link - 1)
             link = int(linked[link - 1, band])
-    return sorted(other for other, _ in shared.most_common(_COMPARED))
+    near = np.array(list(found))
+    shared = (signed[near] == signed[place]).sum(axis=1)
+    return near[np.lexsort((-near, -shared))[:_COMPARED]].tolist()  # of equal ones the latest

@@ -1,5 +1,8 @@
 """The words of texts that are compared: in lower case, without punctuation, each as a number.
 
+Letters are composed (NFC), and what is not seen, such as a soft hyphen, is no end of a word: neither makes a copy
+another text.
+
 A word is letters, the marks on them, numbers and underscores. In scripts that put no space between words each character
 is one, with its marks. Numbers are compared in the place of words, for some ten times the speed of strings; of two
 million words two have the same with a probability of one in a hundred thousand.
@@ -7,10 +10,11 @@ million words two have the same with a probability of one in a hundred thousand.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
-from unicodedata import category
+from unicodedata import category, normalize
 
 import numpy as np
 import regex
@@ -19,6 +23,7 @@ _PIECE = 2**17  # characters looked at together, so that all that is made of the
 _OTHER, _LETTER, _MARK, _ALONE = range(4)  # kinds of characters
 _OF_CATEGORY = {"L": _LETTER, "N": _LETTER, "M": _MARK}
 _UNSPACED = regex.compile(r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]")
+_UNSEEN = re.compile("[\u00ad\u200b-\u200d\u2060\ufeff]")  # hyphens, spaces and joiners of no width
 _FACTOR = np.uint64(0x9E3779B97F4A7C15)  # odd, with bits all over
 
 
@@ -45,7 +50,7 @@ def words_of(texts: Sequence[str]) -> Words:
 
     In a text without any space a word ends after `_PIECE` characters, whatever comes.
     """
-    lowered = [text.lower() for text in texts]
+    lowered = [_composed(text).lower() for text in texts]
     whole = "\n".join(lowered)
     numbers, begins, start = [np.empty(0, np.uint64)], [np.empty(0, np.int64)], 0
     while start < len(whole):
@@ -74,6 +79,11 @@ def mixed(numbers: np.ndarray) -> np.ndarray:
     """Numbers (uint64) whose low bits depend on all those of the ones given, one by one."""
     numbers = (numbers ^ numbers >> np.uint64(32)) * _FACTOR
     return numbers ^ numbers >> np.uint64(32)
+
+
+def _composed(text: str) -> str:
+    """The text as it looks, however it is written."""
+    return text if text.isascii() else normalize("NFC", _UNSEEN.sub("", text))
 
 
 def _words(piece: str) -> tuple[np.ndarray, np.ndarray]:
