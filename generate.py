@@ -4,6 +4,7 @@ python generate.py "Жил-был однажды"       one continuation, writte
 python generate.py "Жил-был" --samples 3   three of them; in a file or a pipe a line with a form feed parts them
 python generate.py                         a prompt a line, until an empty line or Ctrl-D
 python generate.py "Жил-был" --compare     the model training started from, then the tuned one
+python generate.py -- "-- Кто там?"        a prompt that begins with a hyphen
 python generate.py --prompts prompts.txt --output texts.jsonl
                                            a prompt a line in, JSON Lines out; - is standard input or output
 """
@@ -17,7 +18,7 @@ import secrets
 import sys
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -77,6 +78,8 @@ def arguments() -> argparse.Namespace:
         parser.error(f"argument --temperature: {args.temperature} is neither 0 nor {params.LEAST_TEMPERATURE} or above")
     if "" in args.stop:
         parser.error("argument --stop: an empty text would end everything at once")
+    if "" in (args.prompts, args.output):
+        parser.error("argument --prompts, --output: the name of a file is empty")
     if args.prompts and args.prompt is not None:
         parser.error("argument --prompts: not together with a prompt on the command line")
     return args
@@ -328,7 +331,7 @@ def _read(name: str) -> Iterator[Prompt]:
         line = line.removesuffix("\r")
         if line.strip():
             where = f"{source}, line {number}"
-            yield Prompt(_prompt_of(line, where) if name.endswith(".jsonl") else line, where)
+            yield Prompt(_prompt_of(line, where) if name.lower().endswith(".jsonl") else line, where)
 
 
 def _prompt_of(line: str, where: str) -> str:
@@ -342,16 +345,26 @@ def _prompt_of(line: str, where: str) -> str:
 
 
 def _to_file(writer: Writer, prompts: list[Prompt], name: str) -> None:
+    """Write the texts for the prompts. Raises Stopped after Ctrl-C, with those that are finished in the file."""
+    finished, whole = 0, False
     with _output(name) as out, cli.progress("generate", len(prompts), " prompts") as bar:
-        for prompt in cli.counted(prompts, bar):
-            for line in writer.lines(prompt):
-                out.write(line)
-                out.flush()  # who reads along in a pipe sees each text at once
+        with suppress(KeyboardInterrupt):
+            for prompt in cli.counted(prompts, bar):
+                for line in writer.lines(prompt):
+                    out.write(line)
+                    out.flush()  # who reads along in a pipe sees each text at once
+                    finished += 1
+            whole = True
+        if not whole and (not finished or name == STANDARD):
+            raise KeyboardInterrupt
+    if not whole:
+        raise cli.Stopped(f"interrupted: {cli.printable(name)} has the first {finished} of the texts", 130)
 
 
 @contextmanager
 def _output(name: str) -> Iterator[TextIO]:
     if name == STANDARD:
+        getattr(sys.stdout, "reconfigure", lambda **_: None)(encoding="utf-8")  # as JSON Lines are
         yield sys.stdout
         return
     with files.new_file(name) as partial, open(partial, "w", encoding="utf-8") as out:

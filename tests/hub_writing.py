@@ -111,6 +111,9 @@ class Writing:
         files = dict(repository.commits[repository.refs["main"]])
         for line in lines[1:]:
             value = line["value"]
+            if line["key"] == "deletedFile":
+                del files[value["path"]]
+                continue
             if line["key"] == "lfsFile" and value["oid"] not in self.hub.stored:
                 return self.refuse(400, None, f"LFS pointer pointed to a file that does not exist: {value['path']}")
             stored = line["key"] == "lfsFile"

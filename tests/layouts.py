@@ -372,6 +372,14 @@ def sharded(folder: Folder) -> None:
     folder.shards("safetensors", dtype=torch.bfloat16)
 
 
+def sharded_again(folder: Folder) -> None:
+    """Pushed twice, the first time in three parts, of which one is left."""
+    sharded(folder)
+    tensors = {key: tensor + 1 for key, tensor in folder.tensors().items()}
+    old = dict(list(tensors.items())[::3])
+    save_file(old, folder.path / "model-00001-of-00003.safetensors", metadata={"format": "pt"})
+
+
 def half_only(folder: Folder) -> None:
     openai(folder)
     for name in ("model.safetensors", "pytorch_model.bin"):
@@ -483,6 +491,7 @@ LAYOUTS = [
     ),
     Layout("an output matrix of its own", own_head, said=("an output matrix of its own kept",)),
     Layout("shards in bfloat16", sharded, said=("weights from bfloat16 to float32",)),
+    Layout("shards, and one of other weights", sharded_again, said=("weights from bfloat16 to float32",)),
     Layout("model.fp16.safetensors only", half_only, said=("weights from float16 to float32",), plain=False),
     Layout("a config.json of 2019", of_2019, said=(PICKLED, MASKS), plain=False),
     Layout("GPT2Model", body_only),

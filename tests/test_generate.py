@@ -233,6 +233,61 @@ def test_what_is_there_already_is_not_overwritten(project):
     assert project.path("kept.jsonl").read_text() == "mine\n"
 
 
+def test_after_ctrl_c_the_finished_texts_are_there(project, monkeypatch, capsys):
+    monkeypatch.chdir(project.folder)
+    monkeypatch.setattr(generate, "FOLDERS", generate.FOLDERS | {"tuned": project.path("model/finetuned")})
+    project.path("three.txt").write_text("a\nb\nc\n")
+    monkeypatch.setattr(
+        sys, "argv", ["generate.py", "--prompts", "three.txt", "--output", "three.jsonl", "--tokens", "3"]
+    )
+    write, done = generate.Writer.lines, []
+
+    def lines(writer, prompt):
+        for line in write(writer, prompt):
+            if len(done) == 2:
+                raise KeyboardInterrupt
+            done.append(line)
+            yield line
+
+    monkeypatch.setattr(generate.Writer, "lines", lines)
+    with pytest.raises(SystemExit) as ended:
+        generate.cli.run(generate.main)
+    assert ended.value.code == 130
+    assert "three.jsonl has the first 2 of the texts" in capsys.readouterr().err
+    assert project.path("three.jsonl").read_text(encoding="utf-8") == "".join(done)
+    project.path("three.jsonl").unlink()
+    with pytest.raises(SystemExit):
+        generate.cli.run(generate.main)
+    assert not project.path("three.jsonl").exists()  # nothing was finished this time
+
+
+def run_in(project, command, **env):
+    return subprocess.run(
+        ["bash", "-c", command], cwd=project.folder, env=environment(**env), capture_output=True, check=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "out", "error"),
+    [
+        ("python generate.py Кот --tokens 3 --seed 1 <&-", 0, "Кот", ""),
+        ("python generate.py --prompts - <&-", 1, "", "standard input holds no prompt"),
+        ("python generate.py Кот --tokens 3 --seed 1 >&-", 0, "", ""),
+        ("PYTHONIOENCODING=ascii python generate.py -Кот --tokens 3 --output -", 2, "", "unrecognized arguments: -"),
+        ("PYTHONIOENCODING=ascii python generate.py --tokens 3 --output - -- -Кот", 0, '{"prompt": "-Кот"', ""),
+        ("PYTHONIOENCODING=latin-1 python generate.py --tokens 3 --seed 1 Кот", 0, "\\u041a\\u043e\\u0442", ""),
+        ("echo x > file && python generate.py Кот --output file/texts", 1, "", "a file stands where a folder belongs"),
+        ('echo \'{"prompt": "a"}\' > P.JSONL && python generate.py --prompts P.JSONL --seed 1 --tokens 3', 0, "a", ""),
+    ],
+)
+def test_streams_and_names_that_are_unusual(project, command, status, out, error):
+    done = run_in(project, command)
+    assert done.returncode == status, done.stderr.decode()
+    assert done.stdout.decode("utf-8").startswith(out)
+    assert error in done.stderr.decode()
+    assert "Traceback" not in done.stderr.decode()
+
+
 @pytest.mark.parametrize("prompt", ["Кот ", "Кот  ", "Кот\n", "Кот\n\n", "Кот\t", " ", "\n"])
 def test_white_space_at_the_end_of_a_prompt_goes_into_the_first_token(tiny_base, monkeypatch, prompt):
     """Its probability is that of plain transformers after the prompt without it, given that the text goes on so."""
@@ -342,6 +397,7 @@ def test_no_text_steers_the_terminal(project):
         (["--stop", "", "x"], "an empty text would end everything at once"),
         (["--base", "--compare", "x"], "not allowed with argument --base"),
         (["--prompts", "x.txt", "x"], "not together with a prompt"),
+        (["--output", "", "x"], "the name of a file is empty"),
         (["\udccf"], "the prompt is not UTF-8: set the terminal's encoding to UTF-8"),
     ],
 )

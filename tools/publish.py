@@ -4,8 +4,9 @@
     python -m tools.publish OWNER/NAME               into a repository that only OWNER sees
     python -m tools.publish OWNER/NAME --public --license apache-2.0
 
-All comes in one commit, or nothing does; publishing again adds another commit. In `run/` go the settings, the hashes of
-everything (dvc.lock), where the base is from, and the figures of the report: no texts. The report itself shows some.
+All comes in one commit, or nothing does; publishing again adds another commit, which takes away what is not sent again
+but keeps it in the history. In `run/` go the settings, the hashes of everything (dvc.lock), where the base is from, and
+the figures of the report: no texts. The report itself shows some.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import warnings
 from pathlib import Path
 
 from httpx2 import RequestError, TimeoutException
-from huggingface_hub import CommitOperationAdd, HfApi, ModelInfo, constants, get_token
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelInfo, constants, get_token
 from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
@@ -153,11 +154,21 @@ def send(name: str, sent: dict[str, Path | bytes], public: bool) -> None:
         api.create_repo(name, private=not public)
     # Sent as they are: an operation is spent once it was part of a commit.
     operations = [CommitOperationAdd(path, content) for path, content in sent.items()]
+    ours = (path for path in _held(there) if path.startswith("run/") or _OF_A_MODEL.fullmatch(path))
+    gone = sorted(set(ours) - sent.keys())
+    operations += [CommitOperationDelete(path, is_folder=False) for path in gone]
     with warnings.catch_warnings(action="ignore"):  # what the Hub would like to find in the card besides
         made = api.create_commit(name, operations, commit_message="The tuned model, and how it came about")
     cli.say(f"{constants.ENDPOINT}/{name} has it at commit {made.oid}")
+    if gone:
+        cli.say(f"Of the model before, this is gone, but for the history: {cli.printable(', '.join(gone))}")
     if there and there.private and public:
         cli.say("It is private, as it was: the settings of that page make it public.")
+
+
+def _held(there: ModelInfo | None) -> set[str]:
+    """The files of a repository."""
+    return {one.rfilename for one in (there and there.siblings) or ()}
 
 
 def _existing(api: HfApi, name: str) -> ModelInfo | None:
@@ -172,7 +183,7 @@ def _refuse_what_is_there(there: ModelInfo, name: str, public: bool) -> None:
     """Raise UserError where a commit would spoil another's work, or be seen by more people than was asked for."""
     if there.id != name:
         raise cli.UserError(f"{name} is called {there.id} on the Hub now: publish to that")
-    held = {one.rfilename for one in there.siblings or ()} - {".gitattributes"}
+    held = _held(there) - {".gitattributes"}
     if held and LOCK not in held:
         raise cli.UserError(
             f"{name} is there already and holds something else ({cli.printable(min(held))}): take another name"

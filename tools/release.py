@@ -9,6 +9,7 @@ The folder is an ordinary Hugging Face model: `from_pretrained`, `pipeline`, vLL
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -35,7 +36,7 @@ def main() -> None:
         shutil.copytree(MODEL, folder, dirs_exist_ok=True, copy_function=shutil.copyfile)
         files.write_text(folder / "README.md", card(args.name))
     cli.say(f"{args.folder} holds the model and its card. To share it:")
-    cli.say("  " + cli.command(f"hf upload {args.name or 'USER/NAME'} {args.folder}"))
+    cli.say("  " + cli.command(f"hf upload {args.name or 'USER/NAME'} {shlex.quote(str(args.folder))}"))
 
 
 def card(name: str | None) -> str:

@@ -273,7 +273,29 @@ def test_nothing_in_a_pickle_runs(source, tmp_path, write):
     assert marker.exists()
 
 
-@pytest.mark.parametrize("content", [{"state_dict": {"a": torch.zeros(2)}}, [torch.zeros(2)], {1: torch.zeros(2)}])
+@pytest.mark.parametrize("ending", ["safetensors", "bin"])
+def test_parts_that_are_not_those_of_the_index_are_refused(source, ending):
+    (source.path / "model.safetensors").unlink()
+    source.shards(ending)
+    (index,) = source.path.glob("*.index.json")
+    first, second = sorted(source.path.glob("*-of-00002.*"))
+    second.rename(second.with_name(second.name.replace("-00002-of", "-00003-of")))
+    assert f"{second.name}, which its {index.name} names, is not there" in refused(source)
+    index.unlink()
+    shutil.copy(first, second)
+    assert "stands in two of its files of weights: take away the older ones" in refused(source)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"state_dict": {"a": torch.zeros(2)}},
+        [torch.zeros(2)],
+        {1: torch.zeros(2)},
+        {"wte.weight": torch.eye(2).to_sparse()},
+        {"wte.weight": torch.zeros(2, device="meta")},
+    ],
+)
 def test_a_pickle_of_another_form_is_refused(source, content):
     (source.path / "model.safetensors").unlink()
     torch.save(content, source.path / "pytorch_model.bin")

@@ -158,6 +158,13 @@ def test_only_what_is_needed_is_fetched(hub, ok):
     assert {path.relative_to(found.folder).as_posix() for path in found.folder.rglob("*")} == WANTED
 
 
+def test_a_model_of_nothing_that_is_read_is_an_empty_folder(hub, fetch):
+    hub.add("a/gguf", {"model.Q4_0.gguf": b"GGUF", "checkpoint-5/config.json": b"{}"})
+    found = fetch("a/gguf", "main")
+    assert (found.status, found.error) == (0, "")
+    assert list(found.folder.iterdir()) == []
+
+
 def test_a_branch_that_moves_meanwhile_is_followed_no_further(hub, ok):
     repository = hub.repositories[NAME]
     repository.commits[LATER] = {name: content + b" " for name, content in FILES.items()}

@@ -42,6 +42,30 @@ def test_a_model_at_work_computes_what_the_stored_one_does(model, tiny_base, row
     assert model.config.activation_function == "gelu_pytorch_tanh"
 
 
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff" * 100])
+def test_a_damaged_folder_is_one_line(tiny_base, tmp_path, name, content):
+    shutil.copytree(tiny_base, tmp_path / "model")
+    path = tmp_path / "model" / name
+    path.unlink()
+    path.write_bytes(content)
+    read = tokens.Tokenizer if name.startswith("tokenizer") else models.load
+    with pytest.raises(
+        UserError, match=f"{tmp_path}/model(: its tokenizer_config| cannot be read .*: it is damaged)"
+    ) as caught:
+        read(tmp_path / "model")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_of_others_is_told_from_a_damaged_one(tiny_base, tmp_path):
+    shutil.copytree(tiny_base, tmp_path / "model")
+    path = tmp_path / "model/tokenizer_config.json"
+    path.unlink()
+    path.write_text('{"model_max_length": 512, "eos_token": "</s>"}')
+    with pytest.raises(UserError, match=r"its tokenizer_config\.json names no bos_token"):
+        tokens.Tokenizer(tmp_path / "model")
+
+
 def packed_logits(model, batch, **more):
     with torch.no_grad():
         return model(input_ids=batch["input_ids"], position_ids=batch["position_ids"], use_cache=False, **more).logits

@@ -189,6 +189,20 @@ def test_an_empty_repository_that_was_made_by_hand_is_filled(hub, logged_in):
     assert published(hub).keys() >= MODEL
 
 
+def test_what_is_not_sent_again_is_not_there_any_more(hub, logged_in):
+    """A report with texts of the corpus, and the weights of an older base."""
+    logged_in.ok(*PUBLISH, "--report")
+    repository = hub.repositories[NAME]
+    index = "model.safetensors.index.json"
+    published(hub).update({index: b"{}", "model-00001-of-00002.safetensors": b"", "mine.png": b"drawn"})
+    gone = f"model-00001-of-00002.safetensors, {index}, run/report.html"
+    assert f"Of the model before, this is gone, but for the history: {gone}" in logged_in.ok(*PUBLISH)
+    assert published(hub).keys() >= MODEL | publish.RUN.keys() | {"README.md", ".gitattributes", "mine.png"}
+    assert not published(hub).keys() & set(gone.split(", "))
+    assert repository.private
+    assert "is gone" not in logged_in.ok(*PUBLISH)
+
+
 def test_nothing_gets_public_unasked(hub, logged_in):
     hub.add(NAME, {".gitattributes": ATTRIBUTES})
     assert refusal(logged_in) == f"{NAME} is public already: --public publishes there, or take another name"

@@ -7,6 +7,7 @@ the same logits, and is refused where it does not.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -61,7 +62,7 @@ def export(model_folder: Path, output: Path, kind: str) -> None:
     cli.say(f"{cli.printable(str(path))}, {path.stat().st_size / 2**20:.1f} MiB")
     if distance > _SAME:
         cli.say(f"  llama.cpp computes the model's activation in a near form, up to {distance:.4f} off")
-    cli.say(f"  for Ollama: {cli.command(f'ollama create my-gpt2 -f {recipe}')}")
+    cli.say(f"  for Ollama: {cli.command(f'ollama create my-gpt2 -f {shlex.quote(str(recipe))}')}")
 
 
 def modelfile(weights: str, folder: Path, context: int) -> str:

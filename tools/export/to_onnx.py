@@ -36,7 +36,7 @@ def export(model_folder: Path, output: Path) -> None:
         package(module, "ONNX", EXPORT)
     files.need(model_folder / "model.safetensors")
     # As it is: the pipeline's own operations, which are there for training, are none that ONNX has.
-    with models.quiet():
+    with files.reading(model_folder), models.quiet():
         model = GPT2LMHeadModel.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True).eval()
     model.config.use_cache = True
     models.check_finite(model.named_parameters(), str(model_folder))

@@ -57,11 +57,19 @@ def own_files(folder: Path, name: str) -> list[Path]:
     return found
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """The files that hold the weights, in order; none where there are none in a form that is read."""
-    found = [
-        one for one in wanted_files(path.name for path in folder.iterdir()) if one.endswith((".safetensors", ".bin"))
-    ]
+def weight_files(folder: Path, name: str) -> list[Path]:
+    """The files that hold the weights, in order; none where there are none in a form that is read.
+
+    Where the folder of the model, which the user calls `name`, has an index of them, those that it names: others may be
+    left from before. Raises UserError where one of those is not there.
+    """
+    wanted = wanted_files(path.name for path in folder.iterdir())
+    found = [one for one in wanted if one.endswith((".safetensors", ".bin"))]
+    index = next((one for one in wanted if one.endswith(".index.json")), None)
+    if index and (named := read_json(folder / index, name).get("weight_map")) and isinstance(named, dict):
+        if absent := set(map(str, named.values())) - set(found):
+            raise UserError(f"{name}: {printable(min(absent))}, which its {index} names, is not there")
+        found = sorted(set(named.values()))
     return [folder / one for one in found]
 
 

@@ -35,12 +35,15 @@ def read(folder: Path, name: str, config: GPT2Config) -> tuple[dict[str, torch.T
     `lm_head.weight` is among them only where it differs from the embedding. Raises UserError when they cannot be read
     or are not those that `config` asks for.
     """
-    paths = sources.weight_files(folder)
+    paths = sources.weight_files(folder, name)
     if not paths:
         raise UserError(f"{name} has no weights in a form that is read: model.safetensors, or else pytorch_model.bin")
     found: dict[str, torch.Tensor] = {}
     for path in paths:
-        found |= _read(path, name)
+        part = _read(path, name)
+        if twice := found.keys() & part.keys():
+            raise UserError(f"{name}: {min(twice)} stands in two of its files of weights: take away the older ones")
+        found |= part
     tensors = {_full_name(key): tensor for key, tensor in found.items()}
     converted = [f"pickled weights ({len(paths)} file{'s' * (len(paths) > 1)}), tensors only"] * _pickled(paths[0])
     kept = {key: tensor for key, tensor in tensors.items() if not _MASKS.fullmatch(key)}
@@ -91,7 +94,10 @@ def _read(path: Path, name: str) -> dict[str, torch.Tensor]:
         reason = printable(str(error).split("\n")[0], _REASON)
         raise UserError(f"{name}: {path.name} cannot be read ({reason}): it is damaged, get it again") from None
     if not isinstance(found, dict) or not all(
-        isinstance(key, str) and isinstance(value, torch.Tensor) for key, value in found.items()
+        isinstance(key, str)
+        and isinstance(value, torch.Tensor)
+        and (value.layout, value.is_meta) == (torch.strided, False)
+        for key, value in found.items()
     ):
         raise UserError(f"{name}: {path.name} holds something else than the tensors of a model by their names")
     return found

@@ -53,6 +53,7 @@ _REFUSALS = {
     errno.ESTALE: ("the network's file system lost the file", f"mount it again {_AGAIN}"),
     errno.ENOMEM: ("out of memory", f"close other programs {_AGAIN}"),
 }
+_REFUSALS[errno.EEXIST] = _REFUSALS[errno.ENOTDIR]  # as Python says where it would make the folder
 _LONGEST_LINE = 2000  # characters of an error
 _exit: Callable[[int], None] = sys.exit
 DATA_STAGES = ("base", "validate", "tokenize")
@@ -112,7 +113,7 @@ def run(main: Callable[[], None], ends_with_dvc: bool = True) -> None:
     the `dvc` that started it, where `main` does not see to that itself.
     """
     stages.loaded()
-    getattr(sys.stdout, "reconfigure", lambda **_: None)(errors="backslashreplace")  # as stderr: no letter ends it
+    stages.prepare_streams()
     try:
         if ends_with_dvc and "DVC_STAGE" in os.environ:
             parents.end_with_dvc()
@@ -167,7 +168,6 @@ def end_at_once() -> None:
 
 
 def _fail(message: str, status: int, advice: str | None = None) -> None:
-    # Whatever others wrote into it moves no cursor and turns no direction.
     lines = [printable(line, _LONGEST_LINE) for line in translated(f"error: {message}").split("\n")]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
     cached = any(map(os.path.exists, (".dvc/cache/files", ".dvc/config.local")))  # a fresh clone has none

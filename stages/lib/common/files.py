@@ -18,7 +18,7 @@ from typing import Any
 
 from safetensors import SafetensorError
 
-from stages.lib.common.cli import UserError, command
+from stages.lib.common.cli import UserError, command, printable
 
 _PROBE_BYTES = 2**20  # no full disk takes as much
 # How a table's cell is written, so that it stays one cell on one line.
@@ -100,6 +100,26 @@ def writing(folder: str | Path) -> Iterator[None]:
         finally:
             probe.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def reading(folder: str | Path) -> Iterator[None]:
+    """Have what a library makes of a damaged file of a model inside the block be one line about its folder.
+
+    Libraries raise all kinds of errors there. Those of the system, and of memory, go on. Raises UserError.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if getattr(error, "errno", None) or isinstance(error, MemoryError) or "memory" in str(error):
+            raise
+        reason = printable((str(error).strip() or type(error).__name__).split("\n")[0])
+        raise UserError(
+            f"{printable(str(folder))} cannot be read ({reason}): it is damaged. In DVC's cache "
+            f"{command('python -m tools.cache mend')} finds what is, then {command('dvc repro')} brings it back"
+        ) from None
 
 
 def _name(error: BaseException, path: Path) -> None:

@@ -93,9 +93,9 @@ class Cache:
         """Have these files in the snapshot, each the one that the Hub describes; only what is not there is fetched."""
         folder = self.snapshot(commit)
         missing = [file for file in wanted if not file.is_at(folder / file.name)]
+        folder.mkdir(parents=True, exist_ok=True)
         if not missing:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         (self._top / "blobs").mkdir(exist_ok=True)
         with Meter(sum(file.size for file in missing)) as meter:
             for file in missing:

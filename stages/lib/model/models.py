@@ -37,8 +37,8 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
     """
     if not (Path(folder) / "model.safetensors").exists():
         raise UserError(f"{folder} holds no model yet: run {command('dvc repro')}")
-    config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
-    with quiet():
+    with files.reading(folder), quiet():
+        config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
         model = GPT2LMHeadModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
     check_finite(model.named_parameters(), str(folder))
     # What the folder says of generation is for other tools: here it would fill in whatever a command leaves open.

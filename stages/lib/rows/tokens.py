@@ -47,11 +47,14 @@ class Tokenizer:
     """
 
     def __init__(self, folder: str | Path) -> None:
-        """Read tokenizer.json and tokenizer_config.json. Raises UserError when they are not there."""
+        """Read tokenizer.json and tokenizer_config.json. Raises UserError when they are not there, or damaged."""
         vocabulary, config = (Path(folder) / name for name in ("tokenizer.json", "tokenizer_config.json"))
         files.need(vocabulary, config)
-        declared = files.read_json(config)
-        self.library = tokenizers.Tokenizer.from_file(str(vocabulary))
+        with files.reading(folder):
+            declared = dict(files.read_json(config))
+            self.library = tokenizers.Tokenizer.from_file(str(vocabulary))
+        if absent := {"bos_token", "eos_token"} - declared.keys():
+            raise UserError(f"{folder}: its tokenizer_config.json names no {min(absent)}, as the pipeline's models do")
         self.library.encode_special_tokens = True
         self.opening: int = self.library.token_to_id(declared["bos_token"])
         self.closing: int = self.library.token_to_id(declared["eos_token"])
