@@ -561,6 +561,28 @@ def test_near_duplicates_fall_into_the_split_of_the_first_of_them_or_are_left_ou
     ]
 
 
+def test_of_a_chain_of_versions_those_stay_that_are_like_none_that_stays(project):
+    """Each has one word more of it changed, so that the last has none in common with the first."""
+    words, versions = [f"слово{number}" for number in range(120)], []
+    for number in range(40):
+        words[3 * number] = f"иначе{number}"
+        versions.append(" ".join(words))
+    project.write_corpus(versions)
+    project.set(validate__near_duplicates="drop", validate__similarity="0.8", **ALL_TO_TRAIN)
+    project.ok("python", "-m", "stages.validate")
+    kept = [versions[line - 1] for line in split_of_lines(project)]
+
+    def similarity(one, other):
+        one, other = ({tuple(text.split()[at : at + 5]) for at in range(116)} for text in (one, other))
+        return len(one & other) / len(one | other)
+
+    assert 1 < len(kept) < len(versions)
+    assert all(similarity(*pair) < 0.8 for pair in combinations(kept, 2))
+    for version in versions:
+        assert any(similarity(version, one) >= 0.8 for one in kept)
+    assert project.json("logs/validate.json")["near_duplicates"]["left_out"] == len(versions) - len(kept)
+
+
 def test_a_large_group_of_near_duplicates_is_all_for_training(project):
     """Else one letter in a thousand versions might be all of the test documents, or leave nothing to train on."""
     letter = " ".join(f"слово{number}" for number in range(100))
