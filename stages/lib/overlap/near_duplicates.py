@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
@@ -89,13 +89,13 @@ def signatures(words: Words, bands: Bands) -> np.ndarray:
 def pairs(signed: np.ndarray, text_of: Callable[[int], str], similarity: float) -> Iterator[Pair]:
     """Yield the pairs of documents that are at least so similar, by the later one, then by the earlier one.
 
-    `signed` are the signatures of all documents, in order: uint32 [documents, bands]. `text_of` gives the text at a
-    place. Of a text that is there very often each copy is compared with some, and with what these are copies of: the
-    earliest that is no near-duplicate of one before.
+    `signed` are the signatures of all documents, in order: uint32 [documents, bands]; they are written over. `text_of`
+    gives the text at a place. Of a text that is there very often each copy is compared with some, and with what these
+    are copies of: the earliest that is no near-duplicate of one before.
     """
     linked, held, originals = _link(signed), _Shingles(text_of), dict[int, int]()
     for second in np.flatnonzero((linked > 0).any(axis=1)).tolist():
-        alike = dict(islice(_alike(second, _candidates(signed, linked, second), held, similarity), _ENOUGH))
+        alike = dict(islice(_alike(second, _candidates(linked, second), held, similarity), _ENOUGH))
         further = {originals[first] for first in alike if first in originals} - alike.keys()
         alike |= _alike(second, further, held, similarity)
         yield from (Pair(first, second, alike[first]) for first in sorted(alike))
@@ -149,37 +149,37 @@ def _alike(second: int, firsts: Iterable[int], held: _Shingles, similarity: floa
 
 
 def _link(signed: np.ndarray) -> np.ndarray:
-    """For each number the place of the document before with the same in this band, + 1; 0 for none. In their shape.
+    """Put in each number's place that of the document before with the same number in this band, + 1; 0 for none.
 
     Where very many have the same number, it is the one before that has the same in the next bands as well.
     """
-    count, linked = signed.shape[1], np.zeros_like(signed)
+    count, first = signed.shape[1], signed[:, :_FURTHER].copy()
     for band in range(count):
         order = np.argsort(signed[:, band], kind="stable")
         column = signed[order, band]
         same = (column[1:] == column[:-1]) & (column[1:] > 0)
-        for further in range(1, min(_FURTHER + 1, count)):
-            bucket = np.cumsum(np.concatenate([[0], ~same]))
+        for further in range(band + 1, min(band + _FURTHER, band + count - 1) + 1):
+            bucket = np.cumsum(np.concatenate([[False], ~same]), dtype=np.uint32)
             crowded = np.bincount(bucket)[bucket] > _LOOKED_AT
             if not crowded.any():
                 break
-            members, number = order[crowded], signed[:, (band + further) % count]
+            number = signed[:, further] if further < count else first[:, further - count]
+            members = order[crowded]
             order[crowded] = members[np.lexsort((members, number[members], bucket[crowded]))]
             numbers = number[order]
             same &= ~crowded[1:] | (numbers[1:] == numbers[:-1])
-        linked[order[1:][same], band] = order[:-1][same] + 1
-    return linked
+        signed[:, band] = 0
+        signed[order[1:][same], band] = order[:-1][same] + 1
+    return signed
 
 
-def _candidates(signed: np.ndarray, linked: np.ndarray, place: int) -> list[int]:
+def _candidates(linked: np.ndarray, place: int) -> list[int]:
     """The documents before this one with which it is to be compared, those first that share most bands."""
-    found = set[int]()
+    shared = Counter[int]()
     for band, link in enumerate(linked[place].tolist()):
         for _ in range(_LOOKED_AT):
             if not link:
                 break
-            found.add(link - 1)
+            shared[link - 1] += 1
             link = int(linked[link - 1, band])
-    near = np.array(list(found))
-    shared = (signed[near] == signed[place]).sum(axis=1)
-    return near[np.lexsort((-near, -shared))[:_COMPARED]].tolist()  # of equal ones the latest
+    return [other for other, _ in shared.most_common(_COMPARED)]
