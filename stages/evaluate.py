@@ -216,12 +216,15 @@ def _shown(
 
 def _summary(figures: dict[str, Any], change: float | None) -> None:
     if not figures["documents"]:
-        cli.say("evaluate: no test documents: base and tuned model cannot be compared. A larger corpus has some")
+        cli.say("evaluate: no test documents: base and tuned model cannot be compared")
         return
     base, tuned, compared, count = (figures[name] for name in ("base", "tuned", "comparison", "documents"))
     cli.say(f"evaluate: {count} test document{'s' * (count > 1)}, {figures['bytes']} bytes, {figures['tokens']} tokens")
     cli.say(f"  bits per byte: base {base['bits_per_byte']:.4f}, tuned {tuned['bits_per_byte']:.4f} ({change:+.1%})")
-    cli.say(f"  95 % interval of the difference: {compared['low']:+.4f} to {compared['high']:+.4f}")
+    if compared["low"] is None:
+        cli.say("  one document says nothing of others: the difference has no interval")
+    else:
+        cli.say(f"  95 % interval of the difference: {compared['low']:+.4f} to {compared['high']:+.4f}")
 
 
 if __name__ == "__main__":

@@ -166,7 +166,7 @@ def _summary(facts: dict[str, Any], words: Words) -> Iterator[str]:
     yield f"{'':{TABLE_WIDTH}}{words('base'):>14}{words('tuned'):>14}"
     for name, shown in rows.items():
         yield f"{name:{TABLE_WIDTH}}" + "".join(f"{shown(facts['evaluate'][model]):>14}" for model in ("base", "tuned"))
-    if compared := facts["evaluate"]["comparison"]:
+    if (compared := facts["evaluate"]["comparison"]) and compared["low"] is not None:
         documents = facts["evaluate"]["documents"]
         yield words.plural(
             "Change: %(change)s (95%% interval of the difference: %(low)s to %(high)s); "

@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--window", type=int, help="tokens in a window; by default as many as the model sees")
     args = parser.parse_args()
     try:
-        text = args.text.read_text(encoding="utf-8")
+        text = args.text.read_bytes().decode("utf-8")
     except OSError as error:
         raise cli.UserError(f"{args.text} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError as error:

@@ -27,6 +27,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import GPT2Config
 
+from generate import above
 from stages.lib.bases import vocabularies
 from stages.lib.common import cli, files
 from stages.lib.common.translation import Parser
@@ -50,7 +51,7 @@ class Source:
     def parse(cls, text: str) -> Source:
         """From `FILE` or `FILE:N`."""
         path, _, passes = text.rpartition(":")
-        return cls(Path(path), int(passes)) if path and passes.isdigit() else cls(Path(text), 1)
+        return cls(Path(path), int(passes)) if path and passes.isdigit() and int(passes) else cls(Path(text), 1)
 
     def texts(self, tell: Callable[[str], None] = lambda _: None) -> Iterator[tuple[int, str]]:
         """Yield line number and text of each document; `tell` hears of each line that is left out, and why."""
@@ -98,7 +99,7 @@ def encoded(source: Source, encoder: Encoder, chunk: int = 1000) -> Iterator[pac
 
 def prepare(sources: list[Source], work: Path, vocabulary: int, context: int) -> None:
     """Learn the vocabulary and pack each file into `work`, unless an earlier run of the same command did."""
-    if not (work / "tokenizer.json").exists():
+    if not (work / "tokenizer_config.json").exists():  # which is written last
         cli.say(f"learning a vocabulary of {vocabulary} entries")
         vocabularies.store(vocabularies.usual(train_tokenizer(sources, vocabulary)), work, context)
     encoder = Encoder(work)
@@ -136,7 +137,7 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.
     torch.manual_seed(args.seed)
     tokenizer = tokens.Tokenizer(work)
     config = GPT2Config(
-        vocab_size=args.vocabulary,
+        vocab_size=tokenizer.library.get_vocab_size(),  # fewer than were asked for, where there are few texts
         n_positions=args.context,
         n_embd=args.width,
         n_layer=args.layers,
@@ -149,6 +150,10 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.
     rows = concatenate_datasets([batches.open_rows(work, str(index)) for index in passes])
     order = np.random.default_rng(args.seed).permutation(len(rows))
     steps = len(order) // args.batch_rows
+    if not steps:
+        raise cli.UserError(
+            f"{len(order)} rows make no step of {args.batch_rows}: give more texts, or lower --batch-rows"
+        )
     made = optimizers(model, args.matrix_rate, args.rate)
     state_file, start, seen, trained = work / "state.pt", 0, 0, 0.0
     if state_file.exists():
@@ -172,7 +177,7 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in made:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step, steps, args.warmup)
+                group["lr"] = group["peak"] * schedule(step, steps, min(args.warmup, steps))
             optimizer.step()
             optimizer.zero_grad()
         seen += predicted
@@ -214,21 +219,28 @@ def arguments() -> argparse.Namespace:
     parser = Parser(__doc__)
     parser.add_argument("--corpus", nargs="+", required=True, metavar="FILE[:N]", help="JSON Lines; N passes over it")
     parser.add_argument("--evaluate", nargs="*", default=[], metavar="FILE", help="JSON Lines to measure at the end")
-    parser.add_argument("--documents", type=int, default=120, help="of each such file, evenly spaced (default 120)")
+    parser.add_argument(
+        "--documents", type=above(int, 1), default=120, help="of each such file, evenly spaced (default 120)"
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder of the model")
-    parser.add_argument("--vocabulary", type=int, default=8192, help="entries (default 8192)")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--context", type=int, default=512, help="tokens the model can see (default 512)")
-    parser.add_argument("--batch-rows", type=int, default=8, help="rows of `context` tokens a step (default 8)")
+    parser.add_argument("--vocabulary", type=above(int, 257), default=8192, help="entries (default 8192)")
+    parser.add_argument("--layers", type=above(int, 1), default=4)
+    parser.add_argument("--width", type=above(int, 1), default=256)
+    parser.add_argument("--heads", type=above(int, 1), default=4)
+    parser.add_argument("--context", type=above(int, 2), default=512, help="tokens the model can see (default 512)")
+    parser.add_argument(
+        "--batch-rows", type=above(int, 1), default=8, help="rows of `context` tokens a step (default 8)"
+    )
     parser.add_argument("--matrix-rate", type=float, default=6e-3, help="peak learning rate of Muon (default 6e-3)")
     parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW (default 3e-3)")
-    parser.add_argument("--warmup", type=int, default=100, help="steps (default 100)")
+    parser.add_argument("--warmup", type=above(int, 1), default=100, help="steps (default 100)")
     parser.add_argument("--bfloat16", action="store_true", help="faster on GPUs, and on CPUs with AVX512-BF16 or AMX")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--save-seconds", type=float, default=300, help="time between two saves (default 300)")
-    return parser.parse_args()
+    args = parser.parse_args()
+    if args.width % args.heads:
+        parser.error(f"argument --heads: {args.width} is no multiple of {args.heads}")
+    return args
 
 
 def main() -> None:
@@ -238,6 +250,9 @@ def main() -> None:
     sources = [Source.parse(text) for text in args.corpus]
     for path in [*(source.path for source in sources), *args.evaluate]:
         lines.size(path)  # a file that is not there is better known before hours of training than after
+    for path in args.evaluate:
+        if next(Source(Path(path), 1).texts(), None) is None:
+            raise cli.UserError(f"{path} has no document to measure")
     work = args.output.with_name(args.output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     command = work / "command.json"

@@ -31,6 +31,11 @@ from stages.lib.common.translation import Parser, translated
 from tools import differences
 
 HERE = "here"  # what the copy calls the cache of the project it was taken from
+# What git sets for hooks, in a linked worktree for example (git rev-parse --local-env-vars); its settings stay.
+_OF_GIT = {
+    *("GIT_DIR", "GIT_WORK_TREE", "GIT_IMPLICIT_WORK_TREE", "GIT_COMMON_DIR", "GIT_PREFIX", "GIT_INDEX_FILE"),
+    *("GIT_OBJECT_DIRECTORY", "GIT_ALTERNATE_OBJECT_DIRECTORIES", "GIT_SHALLOW_FILE", "GIT_GRAFT_FILE"),
+}
 NOT_INSTALLED = 127  # as a shell has it
 NEVER_COPIED = (".dvc/cache", ".dvc/tmp", ".dvc/config.local", "model/checkpoints", "logs/tensorboard")
 
@@ -188,11 +193,19 @@ def conclude(committed: differences.Run, made: differences.Run) -> bool:
 
 def dvc(folder: Path, *arguments: str, capture: bool = False) -> subprocess.CompletedProcess[str]:
     """Run DVC in `folder`, with this Python for it and for the stages, whether or not its environment is activated."""
-    # What DVC says to the stages it runs would make a repro inside one believe that it is such a stage.
-    passed = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "DVC_STAGE")}
+    passed = _environment()
     passed |= {"PATH": os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))}
     command = [sys.executable, "-m", "dvc", *arguments]
     return subprocess.run(command, cwd=folder, env=passed, capture_output=capture, text=True)
+
+
+def _environment() -> dict[str, str]:
+    """This one, but for what would have a command work elsewhere than in its folder.
+
+    DVC's variables would make a repro inside a stage believe that it is that stage; git's, which it sets for hooks,
+    name the repository of the user in the place of the copy.
+    """
+    return {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "DVC_STAGE", *_OF_GIT)}
 
 
 def _must(folder: Path, *command: str) -> str:
@@ -205,7 +218,7 @@ def _must(folder: Path, *command: str) -> str:
 def _run(folder: Path, *command: str) -> subprocess.CompletedProcess[str]:
     try:
         return subprocess.run(
-            command, cwd=folder, env=os.environ | {"LC_ALL": "C"}, capture_output=True, text=True, errors="replace"
+            command, cwd=folder, env=_environment() | {"LC_ALL": "C"}, capture_output=True, text=True, errors="replace"
         )
     except FileNotFoundError:
         return subprocess.CompletedProcess(command, NOT_INSTALLED, "", f"{command[0]} is not installed")

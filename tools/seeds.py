@@ -50,7 +50,7 @@ class Group:
         """Those of its runs, as people read them: the division's only where there are several."""
         found = {name: sorted({one[place] for one in self.runs}) for place, name in enumerate(SEEDS[:2])}
         shown = [name for name, values in found.items() if name != DIVISION or len(values) > 1]
-        return "; ".join(f"{name} {', '.join(f'{value:g}' for value in found[name])}" for name in shown)
+        return "; ".join(f"{name} {', '.join(f'{value:.10g}' for value in found[name])}" for name in shown)
 
 
 def main() -> None:
@@ -116,7 +116,7 @@ def table(found: list[Group], metrics: Iterable[str]) -> Iterable[str]:
         if not group.runs:
             continue
         changed = [
-            f"{name}={value:g}" if isinstance(value, float) else f"{name}={value}"  # DVC makes floats of all numbers
+            f"{name}={value:.10g}" if isinstance(value, float) else f"{name}={value}"  # DVC makes floats of all numbers
             for name, value in group.settings.items()
             if value != first.settings[name]
         ]

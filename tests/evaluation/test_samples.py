@@ -62,6 +62,28 @@ def test_the_interval_is_the_same_for_the_same_seed_and_holds_the_truth_as_often
     assert comparison.compare(*given, seed=5) != comparison.compare(*given, seed=6)
 
 
+@pytest.mark.parametrize("count", [2, 3, 5, 10])
+def test_the_interval_of_few_documents_is_no_narrower_than_it_says(count):
+    """The percentile interval alone holds the truth in 47, 73, 83 and 89 of a hundred cases."""
+    random, held = np.random.default_rng(3), 0
+    for trial in range(300):
+        sizes = random.integers(100, 900, count)
+        gains = sizes * random.normal(-0.1, 0.2, count)
+        found = comparison.compare(scores(sizes * 1.0, sizes), scores(sizes + gains, sizes), trial)
+        held += found.low <= -0.1 / math.log(2) <= found.high
+    assert held >= 0.9 * 300
+
+
+def test_one_document_says_nothing_of_others():
+    found = comparison.compare(scores([2.0], [1]), scores([1.0], [1]), 0)
+    assert (found.difference, found.low, found.high, found.share_better) == (-1 / math.log(2), None, None, 1.0)
+
+
+def test_students_t_is_that_of_the_tables():
+    table = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 9: 2.262, 10: 2.228, 37: 2.026, 120: 1.980, 100_000: 1.960}
+    assert {freedom: round(comparison.student(freedom), 3) for freedom in table} == table
+
+
 def test_without_documents_there_is_no_comparison():
     assert comparison.compare([], [], 0) is None
 
@@ -163,7 +185,7 @@ def test_a_turn_of_phrase_is_no_copy(tiny_base):
     ids = tokenizer.encode(text)
     source = Encoder(tiny_base).encode([f"Раз. {text} Два."])[0]
     found = copying.runs([np.array(ids)], [document(source)])[0]
-    assert copying.longest(found) >= copying.SHORTEST
+    assert copying.longest(found) >= 5
     assert samples.copied_parts(tokenizer, generation.Continuation(text, ids, ended=True), found) == []
 
 

@@ -127,6 +127,48 @@ def test_a_corpus_too_small_for_copies_has_a_sentence_instead_of_an_empty_table(
     assert "copies" not in project.path("logs/report.html").read_text(encoding="utf-8")
 
 
+def rendered(project):
+    output = project.ok("python", "-m", "stages.report")
+    card = project.path("model/MODEL_CARD.md").read_text(encoding="utf-8")
+    return output, project.path("logs/report.html").read_text(encoding="utf-8"), " ".join(card.split())
+
+
+def test_one_test_document_has_no_interval(project):
+    figures = project.json("logs/evaluate.json") | {"documents": 1}
+    compared = {"difference": 0.5, "low": None, "high": None, "share_better": 0.0}
+    files.write_json(project.path("logs/evaluate.json"), figures | {"comparison": compared})
+    output, page, card = rendered(project)
+    assert "interval" not in output
+    assert "One document says nothing of others: there is no interval." in page
+    assert "+0.500 bits per byte; how it would be on other documents one cannot tell." in card
+    for text in (output, page):
+        assert "Tuning made the model worse" not in text
+        assert "Only 1 test document" in text
+
+
+def test_what_was_handed_over_is_told_as_it_is(project):
+    figures = project.json("logs/train.json")
+    project.set(train__gradient_accumulation_steps="16")
+    for share, on_page, in_card in (
+        (1.0, "the base model is kept as it is", "all the way back: it is the base as it was"),
+        (0.004, "Then 0.4% of the way back", "gone 0.4% of the way back"),
+        (0.3, "Then 30% of the way back", "gone 30% of the way back"),
+    ):
+        files.write_json(project.path("logs/train.json"), figures | {"toward_base": share})
+        _, page, card = rendered(project)
+        assert on_page in page
+        assert in_card in card
+        assert "in batches of 32 rows" in card
+    lines = [row["line"] for row in files.read_tsv(project.path("logs/documents.tsv"))]
+    files.write_tsv(project.path("data/validated/sources.tsv"), ["line", "source"], [(line, "1984") for line in lines])
+    page = rendered(project)[1]
+    assert "1984" in page
+    assert "line 1984" not in page
+    evaluated = project.json("logs/evaluate.json")
+    files.write_json(project.path("logs/evaluate.json"), evaluated | {"documents": 0, "comparison": None})
+    assert "No documents were held out for a test: nothing was measured." in rendered(project)[2]
+
+
 def test_the_page_says_what_is_left_of_the_base_model(project):
     path = project.path("logs/evaluate.json")
     figures = files.read_json(path)

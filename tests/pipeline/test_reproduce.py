@@ -313,6 +313,18 @@ def test_a_commit_without_the_project_cannot_be_taken(home, tmp_path):
         reproduce.take(home, tmp_path / "copy")
 
 
+def test_what_git_sets_for_a_hook_does_not_lead_into_the_users_repository(home, tmp_path, monkeypatch):
+    """As a hook before a push from a linked worktree has it."""
+    branch = (home / ".git/HEAD").read_text()
+    monkeypatch.setenv("GIT_DIR", str(home / ".git"))
+    monkeypatch.setenv("GIT_INDEX_FILE", str(home / ".git/index"))
+    with pytest.raises(UserError, match="home does not hold this project: commit it first"):
+        reproduce.take(home, tmp_path / "copy")
+    assert (home / ".git/HEAD").read_text() == branch
+    assert not (home / ".git/shallow").exists()
+    assert (tmp_path / "copy/.git/HEAD").exists()
+
+
 def test_a_repository_that_git_cannot_read_is_named_with_what_git_says(home, tmp_path):
     (home / ".git/config").write_text("[core\n")
     with pytest.raises(UserError, match="git does not read this repository: fatal: bad config line 1"):

@@ -7,6 +7,7 @@ from conftest import copy_project, lines_of, many_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.lib.common import files
+from tools import pretrain
 
 SMALL = (
     *("--vocabulary", "300", "--layers", "1", "--width", "32", "--heads", "2", "--context", "64"),
@@ -47,3 +48,27 @@ def test_state_of_another_command_is_not_taken_over(project):
     command = ("python", "-m", "tools.pretrain", "--corpus", "texts.jsonl", *SMALL, "--output", "made")
     project.ok(*command)
     assert "belongs to another command" in project.fails(*command, "--seed", "1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (("--warmup", "0"), "0 is below 1"),
+        (("--heads", "3"), "argument --heads: 32 is no multiple of 3"),
+        (("--vocabulary", "100"), "100 is below 257"),
+        (("--batch-rows", "9999"), "rows make no step of 9999: give more texts, or lower --batch-rows"),
+        (("--evaluate", "empty.jsonl"), "empty.jsonl has no document to measure"),
+        (("--corpus", "texts.jsonl:0"), "texts.jsonl:0 is not there"),
+    ],
+)
+def test_what_cannot_be_trained_is_one_line(project, arguments, expected):
+    project.path("empty.jsonl").touch()
+    command = ("python", "-m", "tools.pretrain", "--corpus", "texts.jsonl", *SMALL, "--output", "made", *arguments)
+    assert expected in project.fails(*command).splitlines()[-1]
+    assert not project.path("made").exists()
+
+
+def test_the_rate_falls_to_zero_where_the_warm_up_is_longer_than_the_run(project):
+    rates = [pretrain.schedule(step, 8, 8) for step in range(9)]
+    assert max(rates) == 1
+    assert rates[8] == 0

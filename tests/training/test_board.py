@@ -45,9 +45,10 @@ def settings(**sections):
         ({}, ""),
         ({"train": {"epochs": 5, "learning_rate": 5e-5}}, "epochs=5 learning_rate=5e-05"),
         ({"base": {"hub": "openai-community/gpt2"}, "report": {"language": "ru"}}, "hub=openai-community_gpt2"),
-        ({"corpus": {"path": "data/" + "х" * 300}}, "path=data_" + "х" * 70),
+        ({"corpus": {"path": "data/" + "х" * 300}}, "path=data_" + "х" * 35),
+        ({"corpus": {"path": "data/" + "文" * 300}}, "path=data_" + "文" * 23),
     ],
-    ids=["nothing", "two", "a slash", "long"],
+    ids=["nothing", "two", "a slash", "long", "longer in bytes"],
 )
 def test_a_run_is_told_by_the_settings_that_are_not_those_of_the_last_commit(committed, changes, expected):
     assert what_differs(settings(**changes)) == expected

@@ -48,7 +48,7 @@ def _show_test(workplace: Workplace, changes: Changes, interruption: Interruptio
     after, documents_after = _evaluated(workplace, changes, BEST, interruption)
     compared = verdict.on_test(documents_before, documents_after)
     if compared is None:
-        cli.say("  there are none: what is gained on them is not known")
+        cli.say("  there are not two of them: what is gained on others is not known")
         return
     difference, low, high = compared
     cli.say(f"  bits per byte: {before['bits_per_byte']:.4f} as they are, {after['bits_per_byte']:.4f} with the best")

@@ -39,7 +39,7 @@ def gain(before: Sequence[float], after: Sequence[float]) -> Gain:
 def on_test(before: Sequence[dict[str, str]], after: Sequence[dict[str, str]]) -> tuple[float, float, float] | None:
     """The difference in bits per byte of two models on test documents, and its 95 % interval.
 
-    Takes the tables of both, as `logs/documents.tsv` has them. None without documents.
+    Takes the tables of both, as `logs/documents.tsv` has them. None without an interval: with one document, or none.
     """
     # It loads torch, which the rest of a search does without.
     from stages.lib.evaluation.comparison import compare
@@ -50,4 +50,6 @@ def on_test(before: Sequence[dict[str, str]], after: Sequence[dict[str, str]]) -
         return [Score(line, size, tokens, bits * math.log(2) * size, 0.0) for line, size, tokens, bits in rows]
 
     compared = compare(scores(before), scores(after), seed=0)
-    return (compared.difference, compared.low, compared.high) if compared else None
+    if compared is None or compared.low is None:
+        return None
+    return compared.difference, compared.low, compared.high

@@ -15,7 +15,6 @@ import numpy as np
 
 from stages.lib.rows.packing import Document
 
-SHORTEST = 5  # tokens; shorter runs are in every text
 _SEPARATOR = -1  # between texts; equal to no token
 
 
@@ -28,7 +27,7 @@ class Run:
 
 
 def runs(texts: Sequence[np.ndarray], documents: Iterable[Document]) -> list[list[Run]]:
-    """For each text, given as token ids, its runs of at least `SHORTEST` tokens that stand in one of `documents` too.
+    """For each text, given as token ids, its runs of tokens that stand in one of `documents` too.
 
     Only the longest runs are listed: none lies within another.
     """
@@ -50,7 +49,7 @@ def longest(found: list[Run]) -> int:
 def _whole(lengths: list[int]) -> Iterator[int]:
     """The ends of runs that go on no further, from the length of the run that ends with each token."""
     for end, (length, after) in enumerate(pairwise(lengths), 1):
-        if length >= SHORTEST and after != length + 1:
+        if length and after != length + 1:
             yield end
 
 

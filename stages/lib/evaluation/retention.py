@@ -31,7 +31,7 @@ def figures(
 ) -> dict[str, Any] | None:
     """Bits per byte of both models on `count` texts of the base, and their difference with its 95 % interval.
 
-    None without texts. `written` is called before each of the `LENGTH` tokens.
+    None without two texts at least. `written` is called before each of the `LENGTH` tokens.
     """
     # Of what the model holds possible nothing is favoured.
     anything = generation.Sampling(LENGTH, temperature=1.0, top_p=1.0)
@@ -39,7 +39,7 @@ def figures(
     texts = [[*one.ids, tokenizer.closing] if one.ended else one.ids for one in drawn]
     scores = {name: scored(model, tokenizer, texts) for name, model in (("base", base), ("tuned", tuned))}
     compared = comparison.compare(scores["base"], scores["tuned"], seed)
-    if compared is None or not sum(score.size for score in scores["base"]):
+    if compared is None or compared.low is None or not sum(score.size for score in scores["base"]):
         return None
     totals = {name: scoring.total(some) for name, some in scores.items()}
     return {

@@ -67,11 +67,11 @@ def _about_the_result(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
         unknown = words("No document fell into the test split, so whether the model got better is not known.")
         yield Finding(f"{unknown} {remedy}")
         return
-    if compared["low"] > 0:
+    if (compared["low"] or 0) > 0:  # None where one document says nothing of others
         yield Finding(
             words("Tuning made the model worse on texts it had not seen. Lower the learning rate."), _lower_rate(facts)
         )
-    elif compared["high"] >= 0:
+    elif compared["high"] is not None and compared["high"] >= 0:
         yield Finding(words("The difference from the base model may be chance: its 95%% interval includes 0."))
     if documents < FEW_TEST_DOCUMENTS:
         yield Finding(
@@ -99,11 +99,12 @@ def _about_training(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
             no_better = words("No step beat the base model on the validation documents. Lower the learning rate.")
             yield Finding(no_better, _lower_rate(facts))
         return
-    if after[-1] < LATER_WORSE * min(after):
-        return
+    last_is_kept = facts["train"]["best_step"] == facts["train"]["steps"]
+    if after[-1] < LATER_WORSE * min(after) or (
+        last_is_kept and facts["train"]["validation_bits_per_byte"] <= min(after)
+    ):
+        return  # gone back towards the base, the last weights do better than those of earlier steps
     if facts["settings"]["train"]["keep"] == "best":
-        if facts["train"]["best_step"] == facts["train"]["steps"]:
-            return  # gone back towards the base, its weights do better than those of earlier steps
         yield Finding(
             words(
                 "Overfitting: after step %(step)s the model got worse on the validation documents. The weights of that "

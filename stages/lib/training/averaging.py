@@ -35,7 +35,7 @@ def choose(
         return step, 0.0, trained
     if setting != "auto":
         bits = None if trained is None else ask(step, float(setting))
-        way = f"{setting:.0%} of the way back towards the base, as train.toward_base says"
+        way = f"{100 * float(setting):.3g}% of the way back towards the base, as train.toward_base says"
         cli.say(f"train: {way}" if bits is None else f"train: {way}, validation {bits:.4f} bits per byte")
         return step, float(setting), bits
     found = {one: best_share(bits, base, partial(ask, one)) for one, bits in kept.items()}

@@ -28,7 +28,7 @@ _TRAINING = ("loss", "learning_rate", "gradient_norm")
 _VALIDATION = ("loss", "bits_per_byte")
 _WIDTH = 90  # characters in a line of a sample: the browser does not wrap them
 _NAMED = ("corpus", "base", "validate", "tokenize", "train")  # sections whose settings show in the curves
-_LONGEST = 80  # characters of what differs: a file's name may have 255 bytes
+_LONGEST = 80  # bytes of what differs: a file's name may have 255
 _PRIVATE = {"path", "folder", "text_field"}  # settings that a tracker does not get
 
 
@@ -46,7 +46,7 @@ def what_differs(settings: params.Params, hidden: Collection[str] = ()) -> str:
         before: dict[str, Any] = committed.get(section, {}) if section in _NAMED else values
         named = before.keys() - {"report_to", *hidden}  # which makes no other run
         changed += [f"{name}={value}" for name, value in values.items() if name in named and before[name] != value]
-    return re.sub(r"[^\w.,=+ -]", "_", " ".join(changed))[:_LONGEST]
+    return re.sub(r"[^\w.,=+ -]", "_", " ".join(changed)).encode()[:_LONGEST].decode(errors="ignore")
 
 
 def disclosed(settings: params.Params) -> dict[str, Any]:
