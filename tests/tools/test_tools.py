@@ -104,6 +104,11 @@ def test_runs_that_differ_in_the_seed_alone_are_one_group():
     assert lines[4] == "another corpus, base or code (train.seed 1)"
 
 
+def test_seeds_of_many_digits_are_told_apart():
+    found = seeds.groups([row(1234567, 1.0), row(1234568, 1.1)], SETTINGS, ["bits_per_byte"])
+    assert next(iter(seeds.table(found, ["bits_per_byte"]))) == "the committed settings (train.seed 1234567, 1234568)"
+
+
 def test_the_difference_comes_with_its_standard_error():
     rows = [row(seed, bits) for seed, bits in ((1, 1.2), (2, 1.4), (3, 1.3))]
     rows += [row(seed, bits, epochs=5.0) for seed, bits in ((1, 1.0), (2, 1.1))]
@@ -176,8 +181,8 @@ def test_seeds_of_real_experiments(project):
 
 @pytest.mark.parametrize("window", [64, 17])
 def test_perplexity_is_that_of_transformers_window_by_window(inside, tiny_base, tmp_path, window):
-    text = "\n\n".join(TEXTS * 3)
-    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    text = "\r\n\n".join(TEXTS * 3)
+    (tmp_path / "text.txt").write_bytes(text.encode())
     output = inside.ok(
         *("python", "-m", "tools.perplexity", str(tmp_path / "text.txt"), "--window", str(window)),
         *("--model", str(inside.path("model/base"))),
