@@ -140,7 +140,8 @@ def _search(case: Case, bench: Bench, trials: int) -> None:
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, study = _space(bench), optuna.create_study()
-    first = [*_by_themselves(bench)[:1], *_elsewhere(case, bench), *_by_themselves(bench)]
+    default, *changed = _by_themselves(bench)
+    first = [default, *_elsewhere(case, bench), *changed]
     for run in case.runs("search"):
         failed = run["choosing"] is None
         state = optuna.trial.TrialState.FAIL if failed else optuna.trial.TrialState.COMPLETE

@@ -21,6 +21,8 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -294,6 +296,14 @@ def make_base(folder: Path, texts: list[str] = TEXTS, context: int = 64, dtype: 
 def lines_of(texts: list[str]) -> bytes:
     """A corpus of these texts."""
     return "".join(json.dumps({"text": text}, ensure_ascii=False) + "\n" for text in texts).encode()
+
+
+def wait_for(condition: Callable[[], object], seconds: float = 120) -> None:
+    """Wait until the condition holds; it must within so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come"
+        time.sleep(0.5)
 
 
 def many_texts(count: int = 60) -> list[str]:

@@ -8,13 +8,12 @@ import signal
 import statistics
 import subprocess
 import sys
-import time
 from contextlib import suppress
 
 import psutil
 import pytest
 import torch
-from conftest import CODE, environment, many_texts
+from conftest import CODE, environment, many_texts, wait_for
 from ruamel.yaml import YAML
 from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -255,20 +254,13 @@ def test_runs_of_a_benchmark_that_is_killed_end_with_it(tmp_path, tiny_base):
             start_new_session=True,
         )
     try:
-        until(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*.jsonl")), 120)
+        wait_for(lambda: any(path.stat().st_size for path in tmp_path.glob("runs/*.jsonl")), 120)
         killed.kill()
         killed.wait()
-        until(lambda: not alive(killed.pid), 60)
+        wait_for(lambda: not alive(killed.pid), 60)
     finally:
         with suppress(ProcessLookupError):
             os.killpg(killed.pid, signal.SIGKILL)
-
-
-def until(done, seconds):
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end
-        time.sleep(0.1)
 
 
 def alive(group):

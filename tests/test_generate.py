@@ -261,12 +261,6 @@ def test_after_ctrl_c_the_finished_texts_are_there(project, monkeypatch, capsys)
     assert not project.path("three.jsonl").exists()  # nothing was finished this time
 
 
-def run_in(project, command, **env):
-    return subprocess.run(
-        ["bash", "-c", command], cwd=project.folder, env=environment(**env), capture_output=True, check=False
-    )
-
-
 @pytest.mark.parametrize(
     ("command", "status", "out", "error"),
     [
@@ -281,7 +275,7 @@ def run_in(project, command, **env):
     ],
 )
 def test_streams_and_names_that_are_unusual(project, command, status, out, error):
-    done = run_in(project, command)
+    done = subprocess.run(["bash", "-c", command], cwd=project.folder, env=environment(), capture_output=True)
     assert done.returncode == status, done.stderr.decode()
     assert done.stdout.decode("utf-8").startswith(out)
     assert error in done.stderr.decode()

@@ -128,7 +128,8 @@ def optimizers(model: torch.nn.Module, matrix_rate: float, rate: float) -> list[
 
 
 def schedule(step: int, steps: int, warmup: int) -> float:
-    """The share of the peak learning rate at a step: up over `warmup` steps, then straight down to zero."""
+    """The share of the peak learning rate at a step: up over `warmup` steps or all, then straight down to zero."""
+    warmup = min(warmup, steps)
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
@@ -177,7 +178,7 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for optimizer in made:
             for group in optimizer.param_groups:
-                group["lr"] = group["peak"] * schedule(step, steps, min(args.warmup, steps))
+                group["lr"] = group["peak"] * schedule(step, steps, args.warmup)
             optimizer.step()
             optimizer.zero_grad()
         seen += predicted

@@ -68,7 +68,7 @@ def test_what_cannot_be_trained_is_one_line(project, arguments, expected):
     assert not project.path("made").exists()
 
 
-def test_the_rate_falls_to_zero_where_the_warm_up_is_longer_than_the_run(project):
-    rates = [pretrain.schedule(step, 8, 8) for step in range(9)]
+def test_the_rate_falls_to_zero_where_the_warm_up_is_longer_than_the_run():
+    rates = [pretrain.schedule(step, 8, 100) for step in range(9)]
     assert max(rates) == 1
     assert rates[8] == 0

@@ -15,7 +15,7 @@ import time
 import psutil
 import pytest
 import torch
-from conftest import CODE, ONE_THREAD, TEXTS, Project, environment, hashes, make_base
+from conftest import CODE, ONE_THREAD, TEXTS, Project, environment, hashes, make_base, wait_for
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2LMHeadModel
 
@@ -142,13 +142,6 @@ def go_on(trainer):
     """Continue a trainer that is held; one that was killed, or that the system continued already, may be gone."""
     with contextlib.suppress(psutil.NoSuchProcess):
         trainer.send_signal(signal.SIGCONT)
-
-
-def wait_for(condition, seconds=120):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come"
-        time.sleep(0.5)
 
 
 def last_step(output):
