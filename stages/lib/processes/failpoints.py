@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+
+# Seconds until a signal that came while the process stood still is noted: any of its threads may be the one to get it.
+_NOTED = 0.5
 
 # Every place, in the order in which a run comes by.
 NAMES = (
@@ -41,6 +45,7 @@ class _Point:
         self._left -= 1
         if self._left == 0:
             os.kill(os.getpid(), self._number)
+            time.sleep(_NOTED)
 
 
 _points = (_Point("FAILPOINT", signal.SIGKILL), _Point("HOLDPOINT", signal.SIGSTOP))
