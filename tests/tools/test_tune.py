@@ -25,7 +25,7 @@ def test_a_project_without_a_commit_is_one_line(tmp_path):
     ("arguments", "expected"),
     [
         (["--minutes", "0"], "argument --minutes: 0 is no number of minutes"),
-        (["--minutes", "half"], "invalid _minutes value: 'half'"),
+        (["--minutes", "half"], "argument --minutes: half is no number of minutes"),
         ([], "the following arguments are required: --minutes"),
         (["--minutes", "1", "--only", "train.seed"], "--only: train.seed is nothing that a search changes"),
     ],

@@ -49,7 +49,10 @@ def main() -> None:
 
 
 def _minutes(given: str) -> float:
-    value = float(given)
+    try:
+        value = float(given.replace(",", "."))  # 7,5 as people write it
+    except ValueError:
+        value = math.nan
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{given} is no number of minutes")
     return value
