@@ -387,7 +387,8 @@ def ran(output):
 def reproduced(tmp_path_factory, tiny_base) -> Project:
     """A tiny project after `dvc repro`, committed. Tests copy it before they change anything."""
     made = tiny_project(tmp_path_factory.mktemp("reproduced") / "project", tiny_base)
-    made.ok("dvc", "repro")
+    made.said = made.run("dvc", "repro")
+    assert made.said.returncode == 0, made.said.stderr
     made.commit("results")
     return made
 

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from conftest import STAGES, copy_project, many_texts
+from conftest import ONE_THREAD, STAGES, copy_project, many_texts
 from layouts import END, Folder, byte_level, openai, rugpt3_small
 from servers import make_environment
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
@@ -46,7 +46,7 @@ def real_rugpt3(path, texts):
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", ["gpt2", "rugpt3small"])
 def test_a_base_of_real_size_goes_through_the_pipeline(shape, gpt2_tokenizer, tmp_path, proofs):
-    project = copy_project(tmp_path / "project")
+    project = copy_project(tmp_path / "project", **ONE_THREAD)
     texts = many_texts(40)
     project.write_corpus(texts)
     base = project.path("model/real")
@@ -54,7 +54,9 @@ def test_a_base_of_real_size_goes_through_the_pipeline(shape, gpt2_tokenizer, tm
         real_gpt2(base, gpt2_tokenizer)
     else:
         real_rugpt3(base, texts)
-    project.set(base__folder="model/real", train__epochs="1", evaluate__new_tokens="12", evaluate__copy_prompts="1")
+    few = {"evaluate__prompts": '["Утром"]', "evaluate__held_out_prompts": "1", "evaluate__copy_prompts": "1"}
+    few |= {"evaluate__new_tokens": "12", "evaluate__base_texts": "2"}
+    project.set(base__folder="model/real", train__epochs="1", **few)
     seconds = {}
     stages = STAGES if shape == "gpt2" else STAGES[: STAGES.index("tokenize") + 1]  # once trained, they are alike
     for stage in ("check", *stages):

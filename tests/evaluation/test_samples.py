@@ -62,16 +62,16 @@ def test_the_interval_is_the_same_for_the_same_seed_and_holds_the_truth_as_often
     assert comparison.compare(*given, seed=5) != comparison.compare(*given, seed=6)
 
 
-@pytest.mark.parametrize("count", [2, 3, 5, 10])
+@pytest.mark.parametrize("count", [2, 4, 10])
 def test_the_interval_of_few_documents_is_no_narrower_than_it_says(count):
-    """The percentile interval alone holds the truth in 47, 73, 83 and 89 of a hundred cases."""
+    """The percentile interval alone holds the truth in 48, 82 and 84 of a hundred cases."""
     random, held = np.random.default_rng(3), 0
-    for trial in range(300):
+    for trial in range(200):
         sizes = random.integers(100, 900, count)
         gains = sizes * random.normal(-0.1, 0.2, count)
         found = comparison.compare(scores(sizes * 1.0, sizes), scores(sizes + gains, sizes), trial)
         held += found.low <= -0.1 / math.log(2) <= found.high
-    assert held >= 0.9 * 300
+    assert held >= 0.9 * 200
 
 
 def test_one_document_says_nothing_of_others():

@@ -11,25 +11,29 @@ from stages import check
 from stages.lib.common import params
 
 MARK = "-".join(("Жужелица", "Xyzzy"))
-UNUSABLE = {
-    "train__epochs": "five",
-    "tokenize__max_length": "100000",
-    "evaluate__stride": "64",
-    "train__freeze_layers": "2",
-    "base__folder": "model/nowhere",
-    "corpus__path": "data/nowhere.jsonl",
-    "report__language": "de",
-    "train__report_to": "wandb",
-}
 
 
-@pytest.mark.parametrize(("setting", "value"), UNUSABLE.items())
-def test_a_setting_that_cannot_be_used_costs_no_output(project, setting, value):
+@pytest.mark.parametrize(
+    ("setting", "value", "expected"),
+    [
+        ("train__epochs", "five", "train.epochs is 'five', but must be a valid number"),
+        ("train__batch_size", "-2", "train.batch_size is -2, but must be greater than or equal to 1"),
+        ("tokenize__max_length", "100000", "the base model sees 64 tokens at most"),
+        ("evaluate__stride", "64", "evaluate.stride is 64, but must be below the 64 tokens"),
+        ("train__freeze_layers", "2", "train.freeze_layers is 2, but the base model has 2 layers: leave one to train"),
+        ("base__folder", "model/nowhere", "base.folder"),
+        ("corpus__path", "data/nowhere.jsonl", "corpus.path"),
+        ("report__language", "de", "report.language"),
+        ("train__report_to", "wandb", "train.report_to"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_costs_no_output(project, setting, value, expected):
     before = hashes(project)
     project.set(**{setting: value})
     error = project.fails("dvc", "repro")
     (line,) = [line for line in error.splitlines() if line.startswith("error: ")]
     assert setting.replace("__", ".") in line
+    assert expected in line
     assert "come back with" not in error
     assert hashes(project) == before
 

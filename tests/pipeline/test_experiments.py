@@ -128,7 +128,7 @@ def test_an_experiment_becomes_a_branch(lab):
 
 
 def test_a_grid_waits_in_the_queue_and_runs_from_it(lab):
-    lab.ok("dvc", "exp", "run", "--queue", "-S", "train.learning_rate=1e-4,3e-4", "-S", "train.epochs=1")
+    lab.ok("dvc", "exp", "run", "--queue", "-S", "evaluate.seed=7,8", "-S", "report.title=Of the grid")
     assert lab.ok("dvc", "queue", "status").count("Queued") == 2
     # Not captured: the worker that it starts keeps these streams and goes on after it.
     subprocess.run(
@@ -144,12 +144,8 @@ def test_a_grid_waits_in_the_queue_and_runs_from_it(lab):
         assert "Failed" not in status
         assert time.monotonic() < deadline, status
         time.sleep(2)
-    rates = {
-        settings(data, "train")["learning_rate"]
-        for data in shown(lab).values()
-        if settings(data, "train")["epochs"] == 1
-    }
-    assert rates == {1e-3, 1e-4, 3e-4}
+    of_the_grid = [one for one in shown(lab).values() if settings(one, "report")["title"] == "Of the grid"]
+    assert {settings(one, "evaluate")["seed"] for one in of_the_grid} == {7, 8}
     assert hashes(lab) == lab.before
     lab.ok("dvc", "queue", "remove", "--all")
 
@@ -161,7 +157,7 @@ def test_an_experiment_is_removed(lab):
 
 
 def test_a_grid_on_two_machines_comes_together_on_a_third(reproduced, tmp_path):
-    """The block of docs/experiments.md, line by line: two clones run, the first project sees and applies it all."""
+    """The block of docs/experiments.md: two clones run the first of their values, the first project has it all."""
     *lines, look = block_of_the_docs("dvc exp pull origin")
     shutil.copytree(reproduced.folder, tmp_path / "mine", symlinks=True)
     mine = Project(tmp_path / "mine", **ONE_THREAD)
@@ -176,7 +172,7 @@ def test_a_grid_on_two_machines_comes_together_on_a_third(reproduced, tmp_path):
         mine.ok("git", "clone", "-q", str(tmp_path / "origin"), str(tmp_path / f"machine-{number}"))
         machine = Project(tmp_path / f"machine-{number}", **ONE_THREAD)
         machine.ok("dvc", "pull")
-        said = machine.type_in(line)
+        said = machine.type_in(re.sub(r",[\d.e-]+", "", line))
         assert ran(said) == ["train", "evaluate", "report"]
         assert "Pushed experiment" in said
 
@@ -187,10 +183,10 @@ def test_a_grid_on_two_machines_comes_together_on_a_third(reproduced, tmp_path):
         for name, one in table.items()
         if name not in ("HEAD", "workspace")
     }
-    assert sorted(found) == [2e-5, 5e-5, 1e-4, 2e-4]
-    assert len({figure(table[name], "bits_per_byte") for name in found.values()}) == 4
-    applied = mine.ok("dvc", "exp", "apply", found[2e-4])
+    assert sorted(found) == [2e-5, 1e-4]
+    assert len({figure(table[name], "bits_per_byte") for name in found.values()}) == 2
+    applied = mine.ok("dvc", "exp", "apply", found[1e-4])
     assert ran(applied) == []
-    assert mine.json("logs/metrics.json")["bits_per_byte"] == figure(table[found[2e-4]], "bits_per_byte")
+    assert mine.json("logs/metrics.json")["bits_per_byte"] == figure(table[found[1e-4]], "bits_per_byte")
     assert hashes(mine)["model/finetuned"] != before["model/finetuned"]
     assert mine.run("dvc", "status", "-q").returncode == 0

@@ -195,12 +195,10 @@ def test_the_model_card_is_one_the_hub_accepts(reproduced):
 # Running again, and elsewhere
 
 
-@pytest.mark.slow
-def test_a_good_run_warns_of_nothing(project):
-    done = project.run("dvc", "repro", "--force", "--no-run-cache")
-    assert done.returncode == 0
-    assert "WARNING" not in done.stdout + done.stderr
-    assert done.stderr == ""
+def test_a_good_run_warns_of_nothing(reproduced):
+    assert ran(reproduced.said.stdout) == list(STAGES)
+    assert "WARNING" not in reproduced.said.stdout
+    assert reproduced.said.stderr == ""
 
 
 def test_a_second_repro_does_nothing(project):
@@ -248,33 +246,22 @@ def test_a_learning_rate_given_to_dvc_is_used_as_a_number(project):
 
 
 @pytest.mark.slow
-def test_a_trial_takes_a_few_lines_and_a_few_steps(project):
+def test_a_trial_takes_a_few_lines_and_a_few_steps(project, inside):
     project.ok("dvc", "exp", "run", "-S", "corpus.limit=20", "-S", "train.max_steps=3", "-S", "train.precision=fp32")
     assert project.json("logs/validate.json")["lines"] == 20
     train = project.json("logs/train.json")
     assert (train["steps"], train["precision"]) == (3, "float32")
-    project.ok("dvc", "exp", "run", "-S", "train.max_steps=null", "-S", "train.epochs=0.05")
+    inside.set(train__max_steps="null", train__epochs="0.05")
+    inside.ok("python", "-m", "stages.train")
     assert project.json("logs/train.json")["steps"] == math.ceil(
         0.05 * math.ceil(project.json("logs/tokenize.json")["train"]["rows"] / 2)
     )
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ("+train.epocs=5", "train.epocs is no known key (its value: 5): is train.epochs meant?"),
-        ("train.epochs=five", "train.epochs is 'five', but must be a valid number"),
-        ("train.batch_size=-2", "train.batch_size is -2, but must be greater than or equal to 1"),
-        ("tokenize.max_length=100000", "the base model sees 64 tokens at most"),
-        ("evaluate.stride=64", "evaluate.stride is 64, but must be below the 64 tokens"),
-        ("train.freeze_layers=2", "train.freeze_layers is 2, but the base model has 2 layers: leave one to train"),
-    ],
-)
-def test_a_mistake_in_an_experiment_is_one_line(project, change, expected):
-    error = project.fails("dvc", "exp", "run", "-S", change)
-    lines = [line for line in error.splitlines() if line.startswith("error:")]
-    assert len(lines) == 1
-    assert expected in lines[0]
+def test_a_mistake_in_an_experiment_is_one_line(project):
+    error = project.fails("dvc", "exp", "run", "-S", "+train.epocs=5")
+    (line,) = [line for line in error.splitlines() if line.startswith("error:")]
+    assert "train.epocs is no known key (its value: 5): is train.epochs meant?" in line
 
 
 def test_rows_longer_than_the_base_sees_are_refused_before_any_work(tiny_base, tmp_path):

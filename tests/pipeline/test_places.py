@@ -62,4 +62,4 @@ def test_a_merge_conflict_in_the_lock_is_settled_by_running(project):
     assert project.run("dvc", "status", "-q").returncode == 0
     settings = json.loads(project.ok("dvc", "params", "diff", "--json", "HEAD~1"))["params.yaml"]
     assert settings == {"train.epochs": {"old": 3, "new": 1, "diff": -2}}
-    assert "Reproduced to the byte: " in project.ok("python", "-m", "tools.reproduce")
+    assert ran(project.ok("dvc", "repro")) == []

@@ -107,24 +107,24 @@ def test_settings_are_yaml_in_the_letters_of_the_user(project):
     assert yaml.safe_load(shown) == params.load(project.path("params.yaml")).model_dump(by_alias=True)
 
 
-def test_a_corpus_too_small_for_copies_has_a_sentence_instead_of_an_empty_table(project):
-    path = project.path("logs/evaluate.json")
-    figures = project.json("logs/evaluate.json")
+def test_a_corpus_too_small_for_copies_has_a_sentence_instead_of_an_empty_table(inside):
+    path = inside.path("logs/evaluate.json")
+    figures = inside.json("logs/evaluate.json")
     none = {"prompts": 0, "longest_run": None, "mean_longest_run": None, "share_copied": None}
     few = {"prompts": 20, "longest_run": 64, "mean_longest_run": 9.5, "share_copied": 0.15}
     for training, shown in ((none, "Not tried: it takes"), (few, "<td>3 of 20</td>")):
         for model in ("base", "tuned"):
             figures[model]["copying"] = {"training": training, "held_out": none}
         files.write_json(path, figures)
-        project.ok("python", "-m", "stages.report")
-        page = project.path("logs/report.html").read_text(encoding="utf-8")
+        inside.ok("python", "-m", "stages.report")
+        page = inside.path("logs/report.html").read_text(encoding="utf-8")
         section = page[page.index('id="copies"') : page.index('id="retention"')]
         assert shown in section
         assert ("<table>" in section) == (training is few)
         assert "test documents</th>" not in section
-    project.set(evaluate__copy_prompts="0")
-    project.ok("python", "-m", "stages.report")
-    assert "copies" not in project.path("logs/report.html").read_text(encoding="utf-8")
+    inside.set(evaluate__copy_prompts="0")
+    inside.ok("python", "-m", "stages.report")
+    assert "copies" not in inside.path("logs/report.html").read_text(encoding="utf-8")
 
 
 def rendered(project):
@@ -133,11 +133,11 @@ def rendered(project):
     return output, project.path("logs/report.html").read_text(encoding="utf-8"), " ".join(card.split())
 
 
-def test_one_test_document_has_no_interval(project):
-    figures = project.json("logs/evaluate.json") | {"documents": 1}
+def test_one_test_document_has_no_interval(inside):
+    figures = inside.json("logs/evaluate.json") | {"documents": 1}
     compared = {"difference": 0.5, "low": None, "high": None, "share_better": 0.0}
-    files.write_json(project.path("logs/evaluate.json"), figures | {"comparison": compared})
-    output, page, card = rendered(project)
+    files.write_json(inside.path("logs/evaluate.json"), figures | {"comparison": compared})
+    output, page, card = rendered(inside)
     assert "interval" not in output
     assert "One document says nothing of others: there is no interval." in page
     assert "+0.500 bits per byte; how it would be on other documents one cannot tell." in card
@@ -146,31 +146,31 @@ def test_one_test_document_has_no_interval(project):
         assert "Only 1 test document" in text
 
 
-def test_what_was_handed_over_is_told_as_it_is(project):
-    figures = project.json("logs/train.json")
-    project.set(train__gradient_accumulation_steps="16")
+def test_what_was_handed_over_is_told_as_it_is(inside):
+    figures = inside.json("logs/train.json")
+    inside.set(train__gradient_accumulation_steps="16")
     for share, on_page, in_card in (
         (1.0, "the base model is kept as it is", "all the way back: it is the base as it was"),
         (0.004, "Then 0.4% of the way back", "gone 0.4% of the way back"),
         (0.3, "Then 30% of the way back", "gone 30% of the way back"),
     ):
-        files.write_json(project.path("logs/train.json"), figures | {"toward_base": share})
-        _, page, card = rendered(project)
+        files.write_json(inside.path("logs/train.json"), figures | {"toward_base": share})
+        _, page, card = rendered(inside)
         assert on_page in page
         assert in_card in card
         assert "in batches of 32 rows" in card
-    lines = [row["line"] for row in files.read_tsv(project.path("logs/documents.tsv"))]
-    files.write_tsv(project.path("data/validated/sources.tsv"), ["line", "source"], [(line, "1984") for line in lines])
-    page = rendered(project)[1]
+    lines = [row["line"] for row in files.read_tsv(inside.path("logs/documents.tsv"))]
+    files.write_tsv(inside.path("data/validated/sources.tsv"), ["line", "source"], [(line, "1984") for line in lines])
+    page = rendered(inside)[1]
     assert "1984" in page
     assert "line 1984" not in page
-    evaluated = project.json("logs/evaluate.json")
-    files.write_json(project.path("logs/evaluate.json"), evaluated | {"documents": 0, "comparison": None})
-    assert "No documents were held out for a test: nothing was measured." in rendered(project)[2]
+    evaluated = inside.json("logs/evaluate.json")
+    files.write_json(inside.path("logs/evaluate.json"), evaluated | {"documents": 0, "comparison": None})
+    assert "No documents were held out for a test: nothing was measured." in rendered(inside)[2]
 
 
-def test_the_page_says_what_is_left_of_the_base_model(project):
-    path = project.path("logs/evaluate.json")
+def test_the_page_says_what_is_left_of_the_base_model(inside):
+    path = inside.path("logs/evaluate.json")
     figures = files.read_json(path)
     figures["retention"] = {"texts": 21, "bytes": 999, "base": 1.5, "tuned": 2.0, "difference": 0.5}
     figures["retention"] |= {"low": 0.4321, "high": 0.5678}
@@ -184,21 +184,21 @@ def test_the_page_says_what_is_left_of_the_base_model(project):
         (None, "en", ()),
     ):
         files.write_json(path, figures | {"retention": retained})
-        project.set(report__language=language)
-        project.ok("python", "-m", "stages.report")
-        page = project.path("logs/report.html").read_text(encoding="utf-8")
+        inside.set(report__language=language)
+        inside.ok("python", "-m", "stages.report")
+        page = inside.path("logs/report.html").read_text(encoding="utf-8")
         assert ("retention" in page) == bool(retained)
         assert all(text in page for text in shown)
 
 
-def test_line_ends_of_every_kind_stay_in_the_samples(project):
+def test_line_ends_of_every_kind_stay_in_the_samples(inside):
     """Ordinary web texts hold U+2028 and U+0085, and so do the openings of documents in the samples."""
     odd = "Жил\u2028был\u2029один\x85кот\x1c\x0c."
-    samples = files.read_json_lines(project.path("logs/samples.jsonl"))
+    samples = files.read_json_lines(inside.path("logs/samples.jsonl"))
     samples[0]["prompt"] = samples[0]["base"]["text"] = odd
-    project.path("logs/samples.jsonl").write_text("".join(map(files.to_json_line, samples)), encoding="utf-8")
-    project.ok("python", "-m", "stages.report")
-    page = project.path("logs/report.html").read_bytes().decode("utf-8")
+    inside.path("logs/samples.jsonl").write_text("".join(map(files.to_json_line, samples)), encoding="utf-8")
+    inside.ok("python", "-m", "stages.report")
+    page = inside.path("logs/report.html").read_bytes().decode("utf-8")
     assert page.count(f"<b><bdi>{odd}</bdi></b>") >= 1
     assert page.count(odd) >= 3
 
@@ -278,10 +278,10 @@ def test_a_corpus_learned_by_heart_is_warned_of(tiny_base, tmp_path):
     assert "! Memorised: given the beginning, the model continues " in output
 
 
-def test_page_and_card_do_not_depend_on_how_they_were_made_but_what_is_said_does(project):
-    made = [project.path(name) for name in ("logs/report.html", "model/MODEL_CARD.md")]
+def test_page_and_card_do_not_depend_on_how_they_were_made_but_what_is_said_does(inside):
+    made = [inside.path(name) for name in ("logs/report.html", "model/MODEL_CARD.md")]
     before = [path.read_bytes() for path in made]
-    said = project.ok("python", "-m", "stages.report", STARTED_WITH="./run")
+    said = inside.ok("python", "-m", "stages.report", STARTED_WITH="./run")
     assert "Generate text: ./run python generate.py" in said
     assert "Curves: ./run tensorboard --logdir logs/tensorboard" in said
     assert [path.read_bytes() for path in made] == before
@@ -291,11 +291,11 @@ def test_page_and_card_do_not_depend_on_how_they_were_made_but_what_is_said_does
     )
 
 
-def test_the_licence_of_the_tuned_model_is_left_to_its_owner(project):
-    path = project.path("model/base/provenance.json")
+def test_the_licence_of_the_tuned_model_is_left_to_its_owner(inside):
+    path = inside.path("model/base/provenance.json")
     path.chmod(0o644)
-    files.write_json(path, project.json("model/base/provenance.json") | {"licence": "mit"})
-    project.ok("python", "-m", "stages.report")
-    card = project.path("model/MODEL_CARD.md").read_text(encoding="utf-8")
+    files.write_json(path, inside.json("model/base/provenance.json") | {"licence": "mit"})
+    inside.ok("python", "-m", "stages.report")
+    card = inside.path("model/MODEL_CARD.md").read_text(encoding="utf-8")
     assert "license" not in yaml.safe_load(card.split("---")[1])
     assert "The base model is under `mit`.\nWhether this model may be shared" in card

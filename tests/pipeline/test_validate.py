@@ -17,7 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from bad_input import BAD_LINES
-from conftest import OWN_SPLITS, Inside, copy_project, environment, lines_of, many_texts
+from conftest import OWN_SPLITS, Inside, Project, copy_project, environment, lines_of, many_texts
 from pyarrow import parquet
 
 from stages import validate
@@ -50,7 +50,8 @@ def shared(tmp_path_factory, tiny_base):
 
 @pytest.fixture
 def project(tmp_path, tiny_base):
-    return data_project(tmp_path / "project", tiny_base)
+    made = data_project(tmp_path / "project", tiny_base)
+    return Inside(made.folder, **made.env)
 
 
 def write(project, content: bytes, name="data/my_corpus.jsonl"):
@@ -682,15 +683,21 @@ def test_texts_without_a_word_are_tokenized(shared):
 # Interruption
 
 
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, tiny_base):
+    """A project whose data stages take a while, after them."""
+    made = data_project(tmp_path_factory.mktemp("undisturbed") / "project", tiny_base)
+    made.write_corpus([f"{text} {number}" for number, text in enumerate(many_texts(60) * 400)])
+    made.path("dvc.lock").unlink(missing_ok=True)
+    made.commit()
+    made.ok("dvc", "repro", "tokenize")
+    return made
+
+
 @pytest.fixture
-def larger(project):
-    """A project whose data stages take a while, made once undisturbed."""
-    texts = [f"{text} {number}" for number, text in enumerate(many_texts(60) * 400)]
-    project.write_corpus(texts)
-    project.path("dvc.lock").unlink(missing_ok=True)
-    project.commit()
-    project.ok("dvc", "repro", "tokenize")
-    return project
+def larger(undisturbed, tmp_path):
+    shutil.copytree(undisturbed.folder, tmp_path / "project", symlinks=True)
+    return Project(tmp_path / "project", **undisturbed.env)
 
 
 @pytest.mark.slow

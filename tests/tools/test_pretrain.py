@@ -3,7 +3,7 @@
 import signal
 
 import pytest
-from conftest import copy_project, lines_of, many_texts
+from conftest import Inside, copy_project, lines_of, many_texts
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from stages.lib.common import files
@@ -46,8 +46,9 @@ def test_a_killed_run_goes_on_to_the_same_model(project):
 
 def test_state_of_another_command_is_not_taken_over(project):
     command = ("python", "-m", "tools.pretrain", "--corpus", "texts.jsonl", *SMALL, "--output", "made")
-    project.ok(*command)
-    assert "belongs to another command" in project.fails(*command, "--seed", "1")
+    inside = Inside(project.folder)
+    inside.ok(*command)
+    assert "belongs to another command" in inside.fails(*command, "--seed", "1")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +65,7 @@ def test_state_of_another_command_is_not_taken_over(project):
 def test_what_cannot_be_trained_is_one_line(project, arguments, expected):
     project.path("empty.jsonl").touch()
     command = ("python", "-m", "tools.pretrain", "--corpus", "texts.jsonl", *SMALL, "--output", "made", *arguments)
-    assert expected in project.fails(*command).splitlines()[-1]
+    assert expected in Inside(project.folder).fails(*command).splitlines()[-1]
     assert not project.path("made").exists()
 
 

@@ -99,8 +99,8 @@ def validation(project, weights):
 @pytest.mark.parametrize("changes", [{}, {"train__lora_rank": "4"}], ids=["all weights", "LoRA"])
 def test_the_model_is_the_one_between_that_validation_likes_best(project, inside, changes):
     rnd = random.Random(0)  # texts of which nothing can be learned but the letters
-    project.write_corpus(["".join(rnd.choices("абвгде ", k=80)) for _ in range(60)])
-    plain = {"train__epochs": "20", "train__learning_rate": "0.01", "train__keep": "last", "train__toward_base": "0"}
+    project.write_corpus(["".join(rnd.choices("абвгде ", k=80)) for _ in range(24)])
+    plain = {"train__epochs": "15", "train__learning_rate": "0.02", "train__keep": "last", "train__toward_base": "0"}
     project.set(**plain | changes)
     for stage in ("validate", "tokenize", "train"):
         inside.ok("python", "-m", f"stages.{stage}")
