@@ -19,8 +19,9 @@ from tools.collect.recognise import KINDS
 # Bytes of a text, so that its line has no more than the pipeline takes where its settings are left as they are.
 LONGEST = 15 * 2**20
 _EXAMPLES, _BEGINNING, _NAMED = 3, 300, 5
-# What the pipeline takes in no text, and form feeds and byte order marks, which are no text either.
-_NO_TEXT = re.compile(f"{CONTROL.pattern}|{SURROGATE.pattern}|[\f\ufeff]")
+# What the pipeline takes in no text, and byte order marks, which are no text either.
+_NO_TEXT = re.compile(f"{CONTROL.pattern}|{SURROGATE.pattern}|\ufeff")
+_LINE_END = re.compile(r"\r\n|[\r\v\f]")  # a line's or a page's, and that within a paragraph of Word's
 _EMPTY_LINES = re.compile(r"(?:[^\S\n]*\n)+")
 
 
@@ -112,7 +113,7 @@ class Account:
 
     def write(self, document: Document, tally: Tally) -> str | None:
         """The text to write, without what is no text; None where nothing is left, or too much."""
-        text = document.text.replace("\r\n", "\n").replace("\r", "\n")
+        text = _LINE_END.sub("\n", document.text)
         cleaned = _NO_TEXT.sub("", text)
         self._cleaned += cleaned != text
         beginning = _EMPTY_LINES.match(cleaned)
@@ -173,13 +174,18 @@ class Account:
     def advice(self) -> str | None:
         """How to divide long documents that are few, or that marks part; None for others."""
         (mark, marked), *_ = [*self._marked.most_common(1), ("", 0)]
-        at_mark = f"--mark {shlex.quote(mark)}" if marked and not self._wishes.marks else None
+        # Dashes stand in sentences, too, and begin an option.
+        dashed = "--mark=" + shlex.quote("\\n" + mark + "\\n")
+        way = dashed if mark.startswith("-") else f"--mark {shlex.quote(mark)}"
+        at_mark = way if marked and not self._wishes.marks else None
         if not 0 < self.documents < FEW_DOCUMENTS or self.characters < LONG_DOCUMENT * self.documents:
             return (
                 f"in {counted(marked, 'documents')} lines part the text: {at_mark} divides it there"
                 if at_mark
                 else None
             )
+        if not at_mark and not any(tally.documents and KINDS[kind].ways for kind, tally in self._tallies.items()):
+            return None  # chats, which are divided where they pause
         chapters = sum(map(divide.headings, self._few))
         if self._wishes.by is None and chapters > 2 * self.documents:
             return "few documents, and long ones: with --by chapter they become more"

@@ -7,8 +7,9 @@ import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from io import StringIO
 
-from tools.collect import decoding, pandoc
+from tools.collect import decoding, divide, pandoc
 from tools.collect.documents import Document, Found, Left, Note, Wishes
 from tools.collect.sources import WHOLE, File, refuse_bomb
 
@@ -23,11 +24,13 @@ FORMS = {
 _ZIPPED = {"epub", "docx", "odt"}
 _SHORT = 1000  # characters: a title page, and what stands before the first heading, has fewer
 _BOILERPLATE = re.compile(
-    r"(?:table of )?contents|copyright.*|(?:foot|end)?notes|index|bibliography|about the (?:author|publisher)|"
-    r"содержание|оглавление|примечани[ея].*|сноски|комментарии|выходные данные|об авторе|от издательства|"
-    r"библиография|литература|предметный указатель|аннотация",
+    r"(?:table of )?contents|copyright.*|(?:foot|end)?notes|bibliography|about the (?:author|publisher)|"
+    r"содержание|оглавление|примечани[ея].*|сноски|выходные данные|об авторе|от издательства|"
+    r"библиография|предметный указатель",
     re.IGNORECASE,
 )
+# What at a book's beginning or end is that, too, and elsewhere may be what the book is about.
+_AT_AN_END = re.compile(r"index|комментарии|литература|аннотация", re.IGNORECASE)
 # Of HTML. A form is not among them: some programs that make sites put all of a page into one.
 _AROUND = re.compile(
     rb"<(nav|footer|aside|script|style|noscript|select|button|textarea)\b.{0,100000}?</\1\s*>",
@@ -37,6 +40,7 @@ _PROLOGUE = re.compile(r"<\?xml[^>]*\?>")
 # RTF: a character by its number and what stands in for it, a font, bytes of the font's code page, or a bound of a
 # group, which is no escaped brace.
 _RTF = re.compile(rb"(\\u-?\d+ ?)(?:\\'[0-9a-fA-F]{2}|\?)|\\f(\d+)|((?:\\'[0-9a-fA-F]{2})+)|(?:\\[\\{}])|([{}])")
+_HIGH = re.compile(rb"[\x80-\xff]")
 _UNREAD = rb"\'3f"  # stands in for a numbered character; with a plain ? pandoc loses what follows
 _FONT = re.compile(rb"\{\\f(\d+)[^{}]*?\\fcharset(\d+)")
 _CHARSETS = {161: "cp1253", 162: "cp1254", 186: "cp1257", 204: "cp1251", 238: "cp1250"}
@@ -64,7 +68,8 @@ def read(file: File, wishes: Wishes, form: str) -> Found:
     chapters: list[str] = []
     found = [one for one in _chapters(list(_sections(blocks, form))) if one.heading or one.blocks]
     for one in found:
-        if reason := _no_chapter(one, title, form if len(found) > 1 else ""):
+        at_an_end = one is found[-1] or not chapters
+        if reason := _no_chapter(one, title, form if len(found) > 1 else "", at_an_end, not chapters):
             yield Left(reason)
         else:
             chapters.append(f"{one.heading}\n\n{one.text()}".strip().replace("\u00ad", ""))
@@ -72,6 +77,9 @@ def read(file: File, wishes: Wishes, form: str) -> Found:
         yield Left("pages and books without text")
     if wishes.by == "file" and chapters:
         yield Document("\n\n".join(chapters), "", len(chapters))
+    elif wishes.by == "chapter" and len(chapters) == 1:  # whose headings may be none but by what they say
+        for number, piece in enumerate(divide.pieces(StringIO(chapters[0]), "chapter", wishes.size)):
+            yield Document(piece, str(number + 1), 1 if number == 0 else 0)
     else:
         yield from (Document(chapter, str(number)) for number, chapter in enumerate(chapters, 1))
 
@@ -82,8 +90,8 @@ def _content(file: File, wishes: Wishes, form: str) -> tuple[bytes, str]:
         with file.anywhere() as stream, zipfile.ZipFile(stream) as archive:
             refuse_bomb(archive, file.name)
         return file.whole(), ""
-    if form == "rtf":
-        return _with_numbers(file.whole()), ""
+    if form == "rtf":  # old programs write letters as they are
+        return _with_numbers(_HIGH.sub(lambda found: rb"\'%02x" % found[0][0], file.whole())), ""
     encoding = decoding.encoding_of(file, wishes.encoding)
     content = decoding.whole_text(file, encoding, WHOLE)
     if form == "fb2":
@@ -152,14 +160,19 @@ def _chapters(sections: list[Section]) -> Iterator[Section]:
     yield chapter
 
 
-def _no_chapter(one: Section, title: str, form: str) -> str | None:
-    """Why a section is no chapter. `form` is "" for the only one, which may be anything."""
+def _no_chapter(one: Section, title: str, form: str, at_an_end: bool, first: bool) -> str | None:
+    """Why a section is no chapter.
+
+    `form` is "" for the only one, which may be anything; `first` is one with no chapter before it, which may be a title
+    page.
+    """
     text = one.text()
     if not text:
         return "headings without text"
-    if _BOILERPLATE.fullmatch(one.heading.strip(" .:")):
+    heading = one.heading.strip(" .:")
+    if _BOILERPLATE.fullmatch(heading) or (at_an_end and _AT_AN_END.fullmatch(heading)):
         return "contents, notes and the like"
-    titled = title and form in ("epub", "fb2") and title.casefold() in one.heading.casefold()
+    titled = title and first and form in ("epub", "fb2") and heading.casefold().endswith(title.casefold())
     before = not one.level and form in ("epub", "fb2", "html")
     if len(text) < _SHORT and (titled or before):
         return "title pages, and what stands before the first heading"

@@ -7,13 +7,13 @@ from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from stages.lib.common.cli import UserError
+from stages.lib.common.cli import UserError, printable
 from tools.collect.documents import Document, Found, Left, Speakers, Wishes, named
 from tools.collect.template import Template
 
 TURN = "{name}: {text}"
 _LONG = 100_000  # characters of an exchange: one that never pauses is divided
-_SHOWN = 12  # names
+_SHOWN, _NAME = 12, 40  # names, and characters of each
 
 
 class Message(NamedTuple):
@@ -51,13 +51,14 @@ def documents(messages: Iterable[Message | Left], wishes: Wishes, name: str) -> 
 
 def listed(names: Counter[str]) -> str:
     """Names, with how much each wrote, the most first."""
-    shown = ", ".join(f"{named(name, 40)} ({count})" for name, count in names.most_common(_SHOWN))
+    shown = ", ".join(f"{named(name, _NAME)} ({count})" for name, count in names.most_common(_SHOWN))
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "") or "nobody"
 
 
 def is_same(name: str, wished: str) -> bool:
-    """Whether a name is the one that is meant: letters' case and outer spaces do not count."""
-    return name.strip().casefold() == wished.strip().casefold()
+    """Whether a name is the one that is meant, or is shown so: letters' case and outer spaces do not count."""
+    written = (name, printable(name), printable(name, _NAME))
+    return wished.strip().casefold() in {one.strip().casefold() for one in written}
 
 
 def _mine(messages: Iterable[Message], wishes: Wishes) -> Found:

@@ -51,7 +51,7 @@ class Collection:
         before = self._account.documents
         try:
             with _undamaged(one.name):
-                kind = recognise.recognise(one, self._wishes.column is not None)
+                kind = recognise.recognise(one, self._wishes.column)
                 if kind in sources.PACKED:
                     for inner in sources.unpacked(one, kind):
                         self._add(inner, alone and kind not in ("zip", "tar"))
@@ -91,8 +91,9 @@ class Collection:
         if document.divided or not (divides or self._wishes.marks):
             yield document
             return
-        self._account.look_for_marks(document.text)
-        pieces = divide.at_marks(document.text, self._wishes.marks)
+        text = document.text.replace("\r\n", "\n").replace("\r", "\n")  # as marks have their line ends
+        self._account.look_for_marks(text)
+        pieces = divide.at_marks(text, self._wishes.marks)
         if divides:
             divided = (divide.pieces(StringIO(piece), self._wishes.by, self._wishes.size) for piece in pieces)
             pieces = chain.from_iterable(divided)
@@ -108,6 +109,8 @@ def _undamaged(name: str) -> Iterator[None]:
         yield
     except Unreadable:
         raise
+    except NotImplementedError as error:  # Deflate64, which Windows uses for what is large
+        raise Unreadable(f"{name} is packed in a way that is not known here ({error}): unpack it") from None
     except RecursionError:
         raise Unreadable(f"{name} is nested too deep to be read") from None
     except _DAMAGES as error:
@@ -115,6 +118,8 @@ def _undamaged(name: str) -> Iterator[None]:
     except MemoryError:  # so much is often asked for by a number that is damaged
         raise Unreadable(f"{name} is damaged, or takes more memory than there is") from None
     except OSError as error:
+        if isinstance(error, PermissionError):
+            raise Unreadable(f"{name} may not be read by this user") from None
         # Of the system, and not of what unpacks or seeks where a damaged number says.
         if error.errno not in (None, errno.EINVAL):
             raise

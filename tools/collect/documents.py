@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shlex
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -72,6 +73,8 @@ class Wishes:
 def named(name: str, limit: int = 200) -> str:
     """What others called something, as a message may show it and a command line take it: in quotes if it has blanks."""
     shown = printable(name, limit)
+    if any(mark in shown for mark in '"$`\\'):
+        return shlex.quote(shown)
     return f'"{shown}"' if " " in shown else shown
 
 

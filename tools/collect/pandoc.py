@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 from tools.collect.documents import Unreadable, package
@@ -37,7 +38,7 @@ def tree(content: bytes, form: str, name: str, what: str) -> tuple[list[Node], s
     except subprocess.TimeoutExpired:
         raise Unreadable(f"{name} was given up: pandoc had not read it after {_SECONDS} seconds") from None
     if done.returncode:
-        reason = done.stderr.decode("utf-8", "replace").strip().split("\n")[0]
+        reason = " ".join(done.stderr.decode("utf-8", "replace").strip().split("\n")[:2])  # what, and where
         raise Unreadable(f"{name} is {what} that pandoc cannot read: {reason or 'it needs too much memory'}")
     book = json.loads(done.stdout)
     title = book["meta"].get("title", {"t": "MetaInlines", "c": []})
@@ -47,10 +48,24 @@ def tree(content: bytes, form: str, name: str, what: str) -> tuple[list[Node], s
 def _flat(blocks: Iterable[Node]) -> Iterator[Node]:
     """The blocks without the boxes around them, and without the boxes that are no text of the book."""
     for one in blocks:
-        if one["t"] != "Div":
+        if one["t"] == "Table" and any(map(_is_layout, _cells(one["c"]))):
+            yield from _flat(chain.from_iterable(_cells(one["c"])))
+        elif one["t"] != "Div":
             yield one
         elif not _APART & set(one["c"][0][1]):
             yield from _flat(one["c"][1])
+
+
+def _is_layout(cell: list[Node]) -> bool:
+    """Whether a cell of a table holds what a page consists of: old ones are laid out by tables."""
+    kinds = [one["t"] for one in cell]
+    inner = (_is_layout(one["c"][1]) for one in cell if one["t"] == "Div")
+    return "Header" in kinds or kinds.count("Para") > 2 or any(inner)
+
+
+def _cells(table: list[Any]) -> Iterator[list[Node]]:
+    """What is in the cells of a table, row by row."""
+    yield from (cell[4] for row in _table_rows(table) for cell in row[1])
 
 
 def inline(nodes: Iterable[Node]) -> str:
@@ -118,6 +133,10 @@ def _item(blocks: list[Node]) -> str:
 
 def _table(content: list[Any]) -> str:
     """A line a row, its cells parted by tabs."""
-    _, _, _, head, bodies, foot = content
-    rows = [*head[1], *(row for body in bodies for row in (*body[2], *body[3])), *foot[1]]
+    rows = _table_rows(content)
     return "\n".join("\t".join(" ".join(_item(cell[4]).split()) for cell in row[1]) for row in rows)
+
+
+def _table_rows(content: list[Any]) -> list[Any]:
+    _, _, _, head, bodies, foot = content
+    return [*head[1], *(row for body in bodies for row in (*body[2], *body[3])), *foot[1]]

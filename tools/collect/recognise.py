@@ -56,12 +56,18 @@ _OTHERS = {
     b"Rar!": "packed with RAR: unpack it",
 }
 _HTML = re.compile(r"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+_PART_OF_HTML = re.compile(r"</(?:p|div|a|b|i|h\d|li|td|span)>|<br\b", re.IGNORECASE)
+_PAGES = {".html", ".htm", ".xhtml"}
+# A letter, a mailbox, or a page saved with its pictures: headers, and among them what they all have.
+_MAIL = re.compile(r"From \S+@\S+ |(?:From|Return-Path|Received|Delivered-To|Subject|Date|MIME-Version): ")
+_MIME = re.compile(r"^(?:MIME-Version|Content-Type): ", re.MULTILINE | re.IGNORECASE)
+_SUBTITLES = re.compile(r"WEBVTT\b|(?:\d+\s+)?\d\d:\d\d:\d\d[,.]\d{3} --> ")
 _JSON = re.compile(r'\[\s*[\[{"]|\{\s*["}]|\[\s*\]')
 _TABLES = {".csv", ".tsv", ".tab"}
 
 
-def recognise(file: File, has_columns: bool = False) -> str:
-    """The name of its kind in `KINDS`, or of how it is packed; what is written `has_columns`, if the user says so.
+def recognise(file: File, column: str | None = None) -> str:
+    """The name of its kind in `KINDS`, or of how it is packed; with this name in its first line it is a table.
 
     Raises Unreadable for what is nothing of that.
     """
@@ -80,7 +86,7 @@ def recognise(file: File, has_columns: bool = False) -> str:
             raise Unreadable(f"{file.name} is {what}")
     if b"\0" in start and not start.startswith((b"\xff\xfe", b"\xfe\xff")) and not decoding.wide(start):
         raise Unreadable(f"{file.name} is no text, and no kind of file that is known here")
-    return _written(_decoded(start), file, has_columns)
+    return _written(_decoded(start), file, column)
 
 
 def _zipped(file: File) -> str:
@@ -88,8 +94,13 @@ def _zipped(file: File) -> str:
         names = archive.namelist()
         if "mimetype" in names:
             with archive.open("mimetype") as said:
-                if kind := _MIMETYPES.get(said.read(100).decode("ascii", "replace").strip()):
-                    return kind
+                mimetype = said.read(100).decode("ascii", "replace").strip()
+            if kind := _MIMETYPES.get(mimetype):
+                return kind
+            if "opendocument" in mimetype:
+                raise Unreadable(f"{file.name} is no text of LibreOffice's: a table of its save as .xlsx or .csv")
+        if any(name.startswith("ppt/") for name in names):
+            raise Unreadable(f"{file.name} is a presentation: save it as text, or as .docx")
         return next((kind for part, kind in _PARTS.items() if any(name.startswith(part) for name in names)), "zip")
 
 
@@ -99,7 +110,7 @@ def _decoded(start: bytes) -> str:
     return start.decode(codec, "replace").removeprefix("\ufeff").replace("\r\n", "\n")
 
 
-def _written(start: str, file: File, has_columns: bool) -> str:
+def _written(start: str, file: File, column: str | None) -> str:
     """The kind of what is written in characters."""
     begins = start.lstrip()
     if begins.startswith("{\\rtf"):
@@ -112,7 +123,15 @@ def _written(start: str, file: File, has_columns: bool) -> str:
         if telegram.begins(begins):
             return "telegram"
         return "jsonl" if _is_lines(file, begins) else "json"
-    called_table = has_columns or PurePosixPath(file.name).suffix.lower() in _TABLES
+    if _MAIL.match(begins) and _MIME.search(begins[:8192]):
+        raise Unreadable(f"{file.name} is a letter, or a page saved as mail is: save what it says as text or HTML")
+    if _SUBTITLES.match(begins):
+        raise Unreadable(f"{file.name} holds subtitles: save what is said as text, without times")
+    suffix = PurePosixPath(file.name).suffix.lower()
+    if suffix in _PAGES and _PART_OF_HTML.search(begins):
+        return "html"
+    named = column is not None and (column.isdigit() or column in begins.partition("\n")[0])
+    called_table = named or suffix in _TABLES
     return "csv" if tables.separator(start, called_table) else "text"
 
 
@@ -125,7 +144,8 @@ def _marked_up(begins: str, file: File) -> str:
         raise Unreadable(f"{file.name} is a page of VK's archive that holds no messages")
     if "<title>Exported Data</title>" in begins and 'class="page_wrap' in begins:
         raise Unreadable(f"{file.name} is Telegram's export as HTML: export again, as machine-readable JSON")
-    if _HTML.search(begins[:4096]):
+    called_page = PurePosixPath(file.name).suffix.lower() in _PAGES
+    if _HTML.search(begins[:4096]) or len(_PART_OF_HTML.findall(begins[:4096])) >= (1 if called_page else 3):
         return "html"
     if begins.startswith("<?xml"):
         raise Unreadable(f"{file.name} is XML of a kind that is not known here")

@@ -23,7 +23,7 @@ Record = dict[str, Any]
 _SAMPLE = 200  # records by which it is told what holds the text
 _JSON = 2**30  # bytes of a JSON file, which takes several times as much in memory
 # Fields that people call their texts, and sets of fields that make one together.
-_TEXT = ("text", "content", "body", "message", "article", "document", "story", "review", "comment", "post", "текст")
+TEXT = ("text", "content", "body", "message", "article", "document", "story", "review", "comment", "post", "текст")
 _TOGETHER = (
     "{prompt}\\n{completion}",
     "{prompt}\\n{response}",
@@ -99,7 +99,7 @@ def _strings(sample: list[Record], field: str) -> list[str]:
 
 def _text_column(sample: list[Record], fields: list[str], name: str) -> str:
     lengths = {field: fmean(map(len, values)) for field in fields if (values := _strings(sample, field))}
-    usual = [field for field in lengths if field.strip().lower() in _TEXT]
+    usual = [field for field in lengths if field.strip().lower() in TEXT]
     if len(usual) == 1:
         return usual[0]
     longest = sorted(lengths, key=lengths.__getitem__, reverse=True)

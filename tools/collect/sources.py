@@ -142,12 +142,12 @@ def _walk(folder: Path, not_this: Path) -> Iterator[File | Left]:
             path = Path(place) / name
             if (count := count + 1) > MANY:
                 raise UserError(f"{printable(str(folder))} has more than {MANY} files: name parts of it")
-            if path.resolve() == not_this:
-                yield Left("corpus that is to be replaced")
-            elif reason := _left_out(name):
+            if reason := _left_out(name):
                 yield Left(reason)
             elif not path.is_file():
                 yield Left("links to nowhere and special files")
+            elif path.resolve() == not_this:
+                yield Left("corpus that is to be replaced")
             else:
                 yield _on_disk(path, str(Path(folder.resolve().name) / path.relative_to(folder)))
 
@@ -211,7 +211,14 @@ def _zip_members(file: File) -> Iterator[File | Left]:
         members = [one for one in archive.infolist() if not one.is_dir()]
         for one in sorted(members, key=lambda one: _natural(one.filename)):
             fault = "files locked with a password" if one.flag_bits & 1 else None
-            yield _member(file, one.filename, one.compress_size, fault, lambda one=one: archive.open(one))
+            yield _member(file, _name(one), one.compress_size, fault, lambda one=one: archive.open(one))
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    """Old packers of Russian Windows wrote names in its code page of the terminal, which the library does not know."""
+    if member.flag_bits & 0x800:
+        return member.filename
+    return member.filename.encode("cp437", "replace").decode("cp866", "replace")
 
 
 def refuse_bomb(archive: zipfile.ZipFile, name: str) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import csv
+import re
 import zipfile
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from io import StringIO
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 from xml.etree.ElementTree import ParseError
 
@@ -19,6 +22,9 @@ SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 _ROWS = 100  # by which the separator is told
 _EVEN = 0.9  # of the rows, at least, have as many cells as the first
 _NAME = 60  # characters of a column's name, at most
+_CELL = 200  # lines of a cell, at most, where quotes are not to be trusted
+_LOOKED_AT = 20  # rows of a sheet by which it is told how wide its table is
+_SAID = re.compile(r'"?sep=(.)"?\r?\n')  # what Excel writes before the first row
 csv.field_size_limit(decoding.LINE)
 
 
@@ -27,6 +33,8 @@ def separator(start: str, called_table: bool) -> str | None:
 
     Where the name does not call it a table, it has to look like nothing else: prose has spaces after its commas.
     """
+    if (said := _SAID.match(start)) and said[1] in SEPARATORS:
+        return said[1]
     best: tuple[float, str | None] = (0, None)
     for one in SEPARATORS:
         try:
@@ -39,15 +47,21 @@ def separator(start: str, called_table: bool) -> str | None:
             continue
         even = sum(len(row) == len(rows[0]) for row in rows) / len(rows)
         prose = any(cell.startswith(" ") for row in rows[:5] for cell in row[1:]) or not _is_header(rows[0])
+        prose |= not any(row[0] for row in rows)  # paragraphs that begin with a tab
         if even >= (_EVEN if called_table else 1) and (called_table or not prose):
             best = max(best, (even * len(rows[0]), one))
     # One column needs nothing to part it.
     return best[1] or ("," if called_table and _is_header(start.split("\n")[0].split(",")) else None)
 
 
-def _is_header(row: list[Any]) -> bool:
+def _is_header(row: list[Any], column: str | None = None) -> bool:
+    """Whether these are names of columns; surely where one of them is `column`, or what people call their texts."""
     names = [str(cell or "").strip() for cell in row]
+    if column in names or any(name.lower() in records.TEXT for name in names):
+        return True
     if len(set(names)) < len(names) or names.count("") > 1:  # an index column has no name
+        return False
+    if len(names) == 1 and re.search(r"[.,!?…]", names[0]):
         return False
     return all(len(name) <= _NAME and "\n" not in name and not _is_number(name) for name in names)
 
@@ -63,17 +77,60 @@ def _is_number(cell: str) -> bool:
 def read_csv(file: File, wishes: Wishes) -> Found:
     """The documents in a table of text."""
     encoding = decoding.encoding_of(file, wishes.encoding)
-    with decoding.text(file, encoding) as stream:
-        parted = separator(stream.read(2**16), True) or ","
-    yield Note(f"encoding {encoding.said}, columns parted by {SEPARATORS[parted]}")
     with decoding.text(file, encoding, newline="") as stream:
-        reader = csv.reader(stream, delimiter=parted)
-        try:
-            yield from records.documents(_records(reader), wishes, file.name)
-        except csv.Error as error:
-            raise Unreadable(
-                f"{file.name}, line {reader.line_num}: {error}; a quote that is never closed does that"
-            ) from None
+        start = stream.read(2**16)
+    parted = separator(start.replace("\r\n", "\n"), True) or ","
+    yield Note(f"encoding {encoding.said}, columns parted by {SEPARATORS[parted]}")
+    before = len(said[0]) if (said := _SAID.match(start)) else 0
+    way = _quotes(file, encoding, parted)
+    with decoding.text(file, encoding, newline="") as stream:
+        stream.read(before)
+        rows = csv.reader(stream, delimiter=parted, **way) if way else _row_by_row(stream, parted)
+        yield from records.documents(_records(_in_one_column(rows, parted), wishes.column), wishes, file.name)
+
+
+def _quotes(file: File, encoding: decoding.Encoding, parted: str) -> dict[str, Any] | None:
+    """How cells are quoted in a table, as csv.reader takes it; None where no way leads to its end."""
+    ways: list[dict[str, Any]] = [{"strict": True}, {"strict": True, "escapechar": "\\"}]
+    if parted == "\t":  # what writes tabs often quotes nothing
+        ways.append({"quoting": csv.QUOTE_NONE})
+    for way in ways:
+        with decoding.text(file, encoding, newline="") as stream, suppress(csv.Error):
+            for _ in csv.reader(stream, delimiter=parted, **way):
+                pass
+            return way
+    return None
+
+
+def _row_by_row(lines: Iterable[str], parted: str) -> Iterator[list[str] | Left]:
+    """The rows of a table some of which are quoted wrongly: where a quote is never closed its line is no row.
+
+    csv.reader alone would take the rows that follow for the rest of that cell.
+    """
+    again: list[str] = []
+    lines = iter(lines)
+    while line := again.pop(0) if again else next(lines, ""):
+        taken = [line]
+        while True:
+            try:
+                yield next(csv.reader(taken, delimiter=parted, strict=True), [])
+                break
+            except csv.Error as error:
+                may_close = "unexpected end" in str(error) and len(taken) < _CELL
+                if not may_close or not (line := again.pop(0) if again else next(lines, "")):
+                    yield Left("rows with a quote that is not closed, or closed too early")
+                    again[:0] = taken[1:]
+                    break
+                taken.append(line)
+
+
+def _in_one_column(rows: Iterable[list[str] | Left], parted: str) -> Iterator[list[str] | Left]:
+    """The rows; below the name of a single column nothing is parted."""
+    rows = iter(rows)
+    first = next(rows, [])
+    yield first
+    for row in rows:
+        yield [parted.join(row)] if isinstance(row, list) and row and first and len(first) == 1 else row
 
 
 def read_sheets(file: File, wishes: Wishes) -> Found:
@@ -89,11 +146,11 @@ def read_sheets(file: File, wishes: Wishes) -> Found:
                 sheet.reset_dimensions()  # what the sheet says of its size need not be true
                 name = f"{file.name}, sheet {printable(sheet.title)}"
                 try:
-                    for event in records.documents(_rows(sheet), wishes, name):
+                    for event in records.documents(_rows(sheet, wishes.column), wishes, name):
                         read |= isinstance(event, Document)
                         yield event
                 except Unreadable as error:
-                    without.append((error, sum(1 for _ in _rows(sheet))))
+                    without.append((error, sum(1 for _ in _rows(sheet, wishes.column))))
         except (LookupError, ValueError, TypeError, ParseError) as error:
             raise Unreadable(f"{file.name} is a damaged workbook: {error}") from None
     if without and not read:
@@ -103,32 +160,66 @@ def read_sheets(file: File, wishes: Wishes) -> Found:
         yield Left("rows of sheets without a text", count)
 
 
-def _rows(sheet: Any) -> Iterator[records.Record | Left]:
-    return _records(_padded(sheet.iter_rows(values_only=True)))
+def _rows(sheet: Any, column: str | None) -> Iterator[records.Record | Left]:
+    rows = (_filled(list(map(_unescaped, row))) for row in sheet.iter_rows(values_only=True))
+    return _below_title(filter(None, rows), column)
 
 
-def _padded(rows: Iterable[tuple[Any, ...]]) -> Iterator[list[Any]]:
-    """The rows that have something, no narrower than the first: a sheet leaves out what is empty at their ends."""
-    width = 0
-    for row in rows:
-        filled = max((at for at, cell in enumerate(row, 1) if cell not in (None, "")), default=0)
-        if filled:
-            width = width or filled
-            yield [*row[:filled], *[None] * (width - filled)]
+def _unescaped(cell: Any) -> Any:
+    """What a cell holds: characters that XML has no place for stand in it as `_x000D_` and the like."""
+    return re.sub(r"_x([0-9A-Fa-f]{4})_", lambda found: chr(int(found[1], 16)), cell) if isinstance(cell, str) else cell
 
 
-def _records(rows: Iterable[list[Any]]) -> Iterator[records.Record | Left]:
+def _filled(row: list[Any]) -> list[Any]:
+    """The row without the empty cells at its end."""
+    return row[: max((at for at, cell in enumerate(row, 1) if cell not in (None, "")), default=0)]
+
+
+def _below_title(rows: Iterator[list[Any]], column: str | None) -> Iterator[records.Record | Left]:
+    """The records of a sheet, whose table may have a title above it and notes at its side.
+
+    A sheet leaves out what is empty at a row's end.
+    """
+    sample = list(islice(rows, _LOOKED_AT))
+    ((width, _),) = Counter(map(len, sample)).most_common(1) or [(0, 0)]
+    alone = [len(row) - row.count(None) - row.count("") == 1 for row in sample]
+    above = alone.index(False) if width > 1 and False in alone else 0
+    if above:
+        yield Left("rows above the table", above)
+    table = chain(sample[above:], rows)
+    first = next(table, [])
+    cut = ([*row, *[None] * (len(first) - len(row))][: len(first)] for row in table)
+    yield from _records(chain([first], (row if any(row) else Left("rows beside the table") for row in cut)), column)
+
+
+def _records(rows: Iterable[list[Any] | Left], column: str | None) -> Iterator[records.Record | Left]:
     """Each row by the names in the first one; where that has none, its columns are called 1, 2, …"""
-    filled = filter(any, rows)
-    first = next(filled, None)
-    if first is None:
+    filled = (row for row in rows if isinstance(row, Left) or any(row))
+    first = next(filled, [])
+    while isinstance(first, Left):
+        yield first
+        first = next(filled, [])
+    if not first:
         return
-    names = [str(cell or number).strip() for number, cell in enumerate(first, 1)]
-    if not _is_header(first):
+    if _is_header(_filled(first), column):
+        names = _different([str(cell or number).strip() for number, cell in enumerate(_filled(first), 1)])
+    else:
         names = [str(number) for number in range(1, len(first) + 1)]
         yield dict(zip(names, first, strict=True))
     for row in filled:
-        if len(row) == len(names):
-            yield dict(zip(names, row, strict=True))
+        if isinstance(row, Left):
+            yield row
+        elif len(names) <= len(row) and not any(row[len(names) :]):
+            yield dict(zip(names, row, strict=False))
         else:
             yield Left("rows with more or fewer cells than the first")
+
+
+def _different(names: list[str]) -> list[str]:
+    """The names, one that is there again with a number: a, a 2."""
+    before: Counter[str] = Counter()
+    found = []
+    for name in names:
+        before[name] += 1
+        found.append(f"{name} {before[name]}" if before[name] > 1 else name)
+    return found

@@ -14,8 +14,8 @@ from tools.collect.sources import File
 
 _STAMP = re.compile(
     r"""[\u200e\u200f\u202a-\u202e]*(?P<bracket>\[)?
-    (\d{1,4})[./-](\d{1,2})[./-](\d{1,4}),?[ ]
-    (\d{1,2})[:.](\d{2})(?:[:.]\d{2})?(?:[\s\u202f]*([AaPp])\.?[ ]?[Mm]\.?)?
+    (\d{1,4})[./-](\d{1,2})[./-](\d{1,4}),?[ ](?:à[ ])?
+    (\d{1,2})[:.](\d{2})(?:[:.]\d{2})?(?:[\s\u202f]*([AaPp])\.?\s?[Mm]\.?)?
     (?(bracket)\][ ]|[ ]-[ ])""",
     re.VERBOSE,
 )
@@ -24,6 +24,9 @@ _MARK = "\u200e"  # an iPhone puts it before whatever nobody typed
 _MEDIA = re.compile(r"<[^<>]{3,60}>|null|(?:location|Местоположение): https?://\S+")
 _ATTACHED = re.compile(r"\S.{0,200} \((?:file attached|файл добавлен)\)")
 _EDITED = ("<This message was edited>", "<Сообщение изменено>")
+# What an iPhone adds to what somebody typed, and what it puts around names of others.
+_ADDED = re.compile(r"\u200e\s*<[^<>\n]{3,60}>|[\u2066-\u2069]")
+_POLL = re.compile(r"\u200e?(?:POLL|ОПРОС):\s")
 _SERVICE = {
     "This message was deleted",
     "You deleted this message",
@@ -33,6 +36,12 @@ _SERVICE = {
     "Missed video call",
     "Пропущенный аудиозвонок",
     "Пропущенный видеозвонок",
+    "Пропущенный групповой аудиозвонок",
+    "Пропущенный групповой видеозвонок",
+    "Missed group voice call",
+    "Missed group video call",
+    "Waiting for this message. This may take a while",
+    "Ожидание сообщения. Это может занять некоторое время",
 }
 _LOOKED_AT = 1000  # lines by which it is told whether the day or the month comes first
 
@@ -71,6 +80,8 @@ def _message(stamp: re.Match[str], text: str, month_first: bool) -> Message | Le
     who, colon, text = text.partition(": ")
     if not colon or _in_quotation(who):  # a group's name may have a colon
         return Left("service messages")
+    if _POLL.match(text):
+        return Left("polls")
     text = text.rstrip()
     for edited in _EDITED:
         text = text.removesuffix(edited)
@@ -79,7 +90,7 @@ def _message(stamp: re.Match[str], text: str, month_first: bool) -> Message | Le
         first = ""  # what follows is the caption
     if first.rstrip(".") in _SERVICE:
         return Left("service messages")
-    text = f"{first}\n{rest}".replace(_MARK, "").strip()
+    text = _ADDED.sub("", f"{first}\n{rest}").replace(_MARK, "").strip()
     if not text:
         return Left("media, and notes of WhatsApp's")
     return Message(who.strip("\u200e\u202a\u202c "), _when(stamp, month_first), text)

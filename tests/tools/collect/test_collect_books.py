@@ -101,6 +101,16 @@ def test_the_chapters_of_an_fb2(collect, with_pandoc, tmp_path, name):
     assert "encoding windows-1251" in run.said
 
 
+@pytest.mark.slow
+def test_poems_that_have_the_title_of_the_book_in_theirs_are_no_title_pages(collect, with_pandoc, tmp_path):
+    titles = ("Зима", "Тень", "Оттенки и тень", "Литература", "Весна")
+    poems = "".join(f"<section><title><p>{title}</p></title><p>Стих.</p></section>" for title in titles)
+    head, _, _ = FB2.partition("<body>")
+    book = f"{head.replace('Чайник и кот', 'Тень')}<body>{poems}</body></FictionBook>"
+    (tmp_path / "book.fb2").write_bytes(book.encode("cp1251"))
+    assert [text.split("\n")[0] for text in collect("book.fb2").texts] == list(titles)
+
+
 # HTML
 
 PAGE = """<!DOCTYPE html><html lang="ru"><head><meta charset="windows-1251"><title>Статья — сайт</title>
@@ -134,6 +144,30 @@ def test_a_page_that_stands_in_a_form(collect, with_pandoc, tmp_path):
     run.counts()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "start"),
+    [("a.html", ""), ("a", ""), ("a.html", '<meta charset="utf-8"><title>Дневник</title>\n'), ("a.htm", "Вот: ")],
+)
+def test_a_part_of_a_page(collect, with_pandoc, tmp_path, name, start):
+    page = f"{start}<p>Привет, <b>мир</b>!</p>\n<script>var a=1;</script>\n<p>Как&nbsp;дела?</p>"
+    (tmp_path / name).write_text(page, encoding="utf-8")
+    (text,) = collect(name).texts
+    assert text.endswith("Привет, мир!\n\nКак\u00a0дела?")
+
+
+@pytest.mark.slow
+def test_a_page_that_is_laid_out_by_tables(collect, with_pandoc, tmp_path):
+    page = (
+        "<html><body><table><tr><td><a>Главная</a><br><a>Архив</a></td><td><h1>Рассказ</h1><p>Первый абзац.</p>"
+        "<p>Второй абзац.</p><table><tr><td>Чай</td><td>5</td></tr></table></td></tr></table></body></html>"
+    )
+    (tmp_path / "a.html").write_bytes(page.encode("cp1251"))
+    run = collect("a.html")
+    assert run.texts == ["Рассказ\n\nПервый абзац.\n\nВторой абзац.\n\nЧай\t5"]
+    assert run.left() == {"title pages, and what stands before the first heading": 1}
+
+
 # RTF
 
 
@@ -162,6 +196,12 @@ RTF = {
 def test_letters_of_rtf(collect, with_pandoc, tmp_path, program):
     (tmp_path / "a.rtf").write_text(RTF[program] + r"\f1 \'bf\'f3\'b3w\par}", encoding="ascii")
     assert collect("a.rtf").texts == ["Привет, мир.\n\nżółw"]
+
+
+@pytest.mark.slow
+def test_letters_of_rtf_that_stand_in_it_as_they_are(collect, with_pandoc, tmp_path):
+    (tmp_path / "a.rtf").write_bytes(rf"{{\rtf1\ansi\ansicpg1251 {HELLO}\par}}".encode("cp1251"))
+    assert collect("a.rtf").texts == [HELLO]
 
 
 @pytest.mark.slow

@@ -1,5 +1,7 @@
 """Chats, in the exact forms in which WhatsApp and VK write them."""
 
+import shlex
+
 import pytest
 
 pytest_plugins = ["collecting"]
@@ -69,6 +71,35 @@ def test_what_one_person_wrote_in_whatsapp(collect, tmp_path, content, name, tex
     assert run.texts == texts
     assert run.left() == left
     run.counts()
+
+
+def test_what_an_iphone_adds_to_messages_goes_in_any_language(collect, tmp_path):
+    (tmp_path / "chat.txt").write_text(
+        "[12.03.2024, 14:05:00] Аня: @\u2068Боря\u2069 смотри\r\n"
+        "\u200e[12.03.2024, 14:06:11] Боря: Вот фото \u200e<прикреплено: 00000004-PHOTO-2024.jpg>\r\n"
+        "[12.03.2024, 14:07:00] Боря: Ого \u200e<Это сообщение изменено>\r\n"
+        "[12.03.2024, 14:08:00] Аня: \u200eОПРОС:\r\nКуда?\r\nВАРИАНТ: Кино (1 голос)\r\n",
+        encoding="utf-8",
+    )
+    run = collect("chat.txt", "--dialogue")
+    assert run.texts == ["Аня: @Боря смотри\nБоря: Вот фото\nОго"]
+    assert run.left() == {"polls": 1}
+
+
+@pytest.mark.parametrize("stamp", ["12/3/24, 2:05 p.\u00a0m. - ", "12/03/2024 à 14:05 - "])
+def test_stamps_of_spain_and_france(collect, tmp_path, stamp):
+    (tmp_path / "chat.txt").write_text(f"{stamp}Ana: Hola\n{stamp}Luc: Salut\n", encoding="utf-8")
+    assert collect("chat.txt", "--dialogue").texts == ["Ana: Hola\nLuc: Salut"]
+
+
+@pytest.mark.parametrize(
+    "who", ["Александра Константиновна Преображенская-Вознесенская", "👩\u200d💻 Боря", 'Вася "Бык"']
+)
+def test_a_name_can_be_given_as_it_is_shown(collect, refused, tmp_path, who):
+    (tmp_path / "chat.txt").write_text(f"12.03.2024, 18:05 - {who}: Привет\n" * 2, encoding="utf-8")
+    shown = refused("chat.txt").partition("in it write ")[2].rpartition(" (")[0]
+    (given,) = shlex.split(shown)
+    assert collect("chat.txt", "--mine", given).texts == ["Привет\nПривет"]
 
 
 @pytest.mark.parametrize("name", ['Саша "Кот"', "«Кот»"])

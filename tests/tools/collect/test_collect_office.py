@@ -31,10 +31,10 @@ def table(rows):
     return "<w:tbl><w:tblPr/><w:tblGrid/>" + "".join(f"<w:tr>{row}</w:tr>" for row in cells) + "</w:tbl>"
 
 
-def docx(path):
+def docx(path, body=None):
     """As a Russian Word writes it: the style of headings is called 1, and its name is in English."""
     note = '<w:r><w:rPr><w:rStyle w:val="a4"/></w:rPr><w:footnoteReference w:id="2"/></w:r>'
-    body = (
+    body = body or (
         paragraph("Глава 1", "1")
         + paragraph("Первый абзац", more=note)
         + table([["Имя", "Цена"], ["Чай", "5"]])
@@ -62,6 +62,15 @@ def docx(path):
             "word/document.xml": f'<?xml version="1.0"?><w:document {W}><w:body>{body}</w:body></w:document>',
         },
     )
+
+
+@pytest.mark.slow
+def test_chapters_whose_headings_have_no_style(collect, with_pandoc, tmp_path):
+    docx(tmp_path / "a.docx", "".join(paragraph(f"Глава {number}") + paragraph("Слово. " * 9) for number in (1, 2, 3)))
+    assert len(collect("a.docx").texts) == 1
+    run = collect("a.docx", "--by", "chapter")
+    assert [text.split("\n")[0] for text in run.texts] == ["Глава 1", "Глава 2", "Глава 3"]
+    run.counts()
 
 
 @pytest.mark.slow
@@ -170,12 +179,32 @@ def test_a_sheet_of_numbers_beside_one_of_texts(collect, refused, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("rows", "left"),
+    [
+        ([["Отчёт за 2024 год"], ["№", "Текст", "Автор"], [1, "Первый_x000D_\nтекст", "А"], [2, "Второй", "Б"]], 1),
+        ([["№", "Текст"], [1, "Первый\nтекст"], [2, "Второй", "а это заметка"]], 0),
+        ([["Первый\nтекст, и не имя"], ["Второй"]], 0),
+    ],
+)
+def test_a_table_with_a_title_above_or_notes_at_its_side(collect, tmp_path, rows, left):
+    openpyxl = pytest.importorskip("openpyxl", reason="pip install -r tests/requirements.txt")
+    book = openpyxl.Workbook()
+    for row in rows:
+        book.active.append(row)
+    book.save(tmp_path / "a.xlsx")
+    run = collect("a.xlsx")
+    assert [text.removesuffix(", и не имя") for text in run.texts] == ["Первый\nтекст", "Второй"]
+    assert run.left() == ({"rows above the table": left} if left else {})
+
+
+@pytest.mark.slow
 def test_workbooks_that_are_odd(collect, refused, tmp_path):
     pytest.importorskip("openpyxl", reason="pip install -r tests/requirements.txt")
     sheet = "xl/worksheets/sheet1.xml"
     far = '<row r="1048576"><c r="XFD1048576"><v>1</v></c></row></sheetData>'
     xlsx(tmp_path / "far.xlsx", {sheet: lambda content: content.replace("</sheetData>", far)})
-    assert collect("far.xlsx").left()["rows with more or fewer cells than the first"] == 1
+    assert collect("far.xlsx").left() == {"records without a text in column Отзыв": 1, "rows beside the table": 1}
     xlsx(tmp_path / "cut.xlsx", {sheet: lambda content: content[:200]})
     assert refused("cut.xlsx").startswith("cut.xlsx is a damaged workbook: ")
 

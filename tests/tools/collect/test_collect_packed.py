@@ -211,3 +211,18 @@ def test_a_damaged_file_gives_documents_or_one_line_and_never_a_traceback(collec
             errors.append(str(error))
     assert errors
     assert not any("\n" in error for error in errors)
+
+
+def test_a_link_that_goes_round_is_left_out(collect, tmp_path):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("Кот.", encoding="utf-8")
+    (tmp_path / "texts/b").symlink_to("b")
+    run = collect("texts")
+    assert run.texts == ["Кот."]
+    assert run.left()["links to nowhere and special files"] == 1
+
+
+def test_names_in_an_archive_of_old_windows(collect, tmp_path):
+    content = zipped({"Kot.txt": "Кот.".encode()})
+    (tmp_path / "a.zip").write_bytes(content.replace(b"Kot.txt", "Кот.txt".encode("cp866")))
+    assert collect("a.zip").sources == ["a.zip/Кот.txt"]

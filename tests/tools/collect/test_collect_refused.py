@@ -1,5 +1,6 @@
 """What is refused where no file of the other tests comes by, each with the line that says why."""
 
+import errno
 import os
 import sys
 from types import SimpleNamespace
@@ -67,12 +68,34 @@ def test_a_file_too_large_to_be_read_at_once(few, tmp_path):
         (b"7z\xbc\xaf\x27\x1c", "a is packed with 7-Zip: unpack it"),
         (b"Rar!", "a is packed with RAR: unpack it"),
         (b'{"about": "", "chats": {"list": []}}', "a looks like Telegram's export, but has no chats: tick them when"),
+        (
+            b"MIME-Version: 1.0\r\nContent-Type: text/html\r\n\r\n=D0=9F",
+            "a is a letter, or a page saved as mail is: save",
+        ),
+        (b"1\r\n00:00:01,000 --> 00:00:02,500\r\nHello\r\n", "a holds subtitles: save what is said as text, without"),
+        (zipped({"mimetype": b"application/vnd.oasis.opendocument.spreadsheet"}), "a is no text of LibreOffice's: a"),
+        (zipped({"ppt/presentation.xml": b"<p/>"}), "a is a presentation: save it as text, or as .docx"),
         (bytes(range(128, 256)) * 4, "a is in an encoding that was not found out: --encoding names it"),
     ],
 )
 def test_a_file_of_which_nothing_can_be_made(refused, tmp_path, content, expected):
     (tmp_path / "a").write_bytes(content)
     assert refused("a").startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "a may not be read by this user"),
+        (
+            NotImplementedError("no deflate64"),
+            r"a is packed in a way that is not known here \(no deflate64\): unpack it",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_opened_is_left_out_among_others(error, expected):
+    with pytest.raises(Unreadable, match=f"^{expected}$"), _undamaged("a"):
+        raise error
 
 
 def test_a_workbook_that_is_none(refused, tmp_path, monkeypatch):

@@ -82,9 +82,49 @@ def test_two_columns_that_could_be_the_text_have_to_be_chosen_from(collect, refu
     )
 
 
-def test_a_quote_that_is_never_closed_is_one_line(refused, tmp_path):
-    (tmp_path / "a.csv").write_text('id,text\n1,ok\n2,"open\n' + "word " * 4_000_000, encoding="utf-8")
-    assert "a quote that is never closed does that" in refused("a.csv")
+@pytest.mark.parametrize("rest", ["word " * 4_000_000, '3,three\n4,"four, with a comma"\n5,five\n', "3,three\n"])
+def test_a_quote_that_is_never_closed_takes_its_row_alone(collect, tmp_path, rest):
+    (tmp_path / "a.csv").write_text('id,text\n1,one\n2,"two\n' + rest, encoding="utf-8")
+    run = collect("a.csv")
+    assert run.texts == ["one", *(word for word in ("three", "four, with a comma", "five") if word in rest)]
+    too_long = rest.startswith("word")
+    assert run.left()["rows with a quote that is not closed, or closed too early"] == 1 + too_long
+
+
+def test_quotes_with_a_backslash_before_them_and_tables_that_quote_nothing(collect, tmp_path):
+    (tmp_path / "a.csv").write_text('id,text\n1,"He said: \\"yes\\", and left"\n2,no\n', encoding="utf-8")
+    assert collect("a.csv").texts == ['He said: "yes", and left', "no"]
+    (tmp_path / "a.tsv").write_text('id\ttext\n1\tone\n2\t"two begins\n3\tthree\n', encoding="utf-8")
+    assert collect("a.tsv").texts == ["one", '"two begins', "three"]
+
+
+def test_paragraphs_that_begin_with_a_tab_are_no_table(collect, tmp_path):
+    text = "\tУтро выдалось холодным.\n" + "\tИван долго шёл по улице и думал о своём.\n" * 9
+    (tmp_path / "a.txt").write_bytes(text.replace("\n", "\r\n").encode("cp1251"))
+    assert collect("a.txt").texts == [text.rstrip()]
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments"),
+    [
+        ("id;Текст;;;\r\n1;Привет мир, как дела;;;\r\n2;Хорошо, спасибо;;;\r\n", ()),
+        ("id;text;2024\r\n1;Привет мир, как дела;5\r\n2;Хорошо, спасибо;6\r\n", ()),
+        ("sep=;\r\nid;text\r\n1;Привет мир, как дела\r\n2;Хорошо, спасибо\r\n", ()),
+        ("Имя;Отзыв;Отзыв\r\nА;Привет мир, как дела;\r\nБ;Хорошо, спасибо;\r\n", ("--column", "Отзыв")),
+        ("text\nПривет мир, как дела\nХорошо, спасибо\n", ()),
+    ],
+)
+def test_the_row_of_names_is_known(collect, tmp_path, content, arguments):
+    (tmp_path / "a.csv").write_text(content, encoding="utf-8")
+    assert collect("a.csv", *arguments).texts == ["Привет мир, как дела", "Хорошо, спасибо"]
+
+
+def test_a_plain_text_beside_a_table_lacks_no_column(collect, tmp_path):
+    (tmp_path / "a").mkdir()
+    notes = "Записки\nСегодня был хороший день, и я гулял.\nЗавтра тоже."
+    (tmp_path / "a/notes.txt").write_text(notes, encoding="utf-8")
+    (tmp_path / "a/t.csv").write_text("id;body\n1;Привет, мир\n2;Пока\n", encoding="utf-8")
+    assert collect("a", "--column", "body").texts == [notes, "Привет, мир", "Пока"]
 
 
 POEM = """\

@@ -1,6 +1,8 @@
 """Plain text, folders of it, its encodings, and how long texts are divided."""
 
 import json
+import re
+import shlex
 import subprocess
 
 import pytest
@@ -90,7 +92,7 @@ def test_the_corpus_that_is_made_is_no_source_of_itself(collect, tmp_path):
 def test_what_is_no_text_is_taken_out(collect, tmp_path):
     (tmp_path / "a.txt").write_bytes("\ufeff\n  \n  one\x0ctwo\x1b[1m \u00a0\x85three\x07 \n\n".encode())
     run = collect("a.txt")
-    assert run.texts == ["  onetwo[1m \u00a0\x85three"]
+    assert run.texts == ["  one\ntwo[1m \u00a0\x85three"]
     assert "taken out of 1 documents" in run.said
 
 
@@ -302,3 +304,26 @@ def test_texts_that_git_would_take_along_are_told(collect, tmp_path):
     (tmp_path / ".gitignore").write_text("/my-texts\n")
     assert f"warning: мои рассказы {told}" in collect("мои рассказы").said
     assert told not in collect("my-texts").said
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_a_mark_with_line_ends_is_found_whatever_they_are(collect, tmp_path, end):
+    (tmp_path / "a.txt").write_bytes(end.join(["Первый --- стих", "---", "Второй", "---", "Третий"]).encode())
+    assert collect("a.txt", "--mark", r"\n---\n").texts == ["Первый --- стих", "Второй", "Третий"]
+
+
+def test_the_advice_to_divide_at_dashes_can_be_typed(collect, tmp_path):
+    (tmp_path / "a.txt").write_text("\n---\n".join(["Слово - - слово. " * 900] * 5), encoding="utf-8")
+    advice = re.search(r"with (--mark=\S+) they become more", collect("a.txt").said)[1]
+    assert len(collect("a.txt", *shlex.split(advice)).texts) == 5
+
+
+def test_a_long_chat_is_not_told_to_be_divided(collect, tmp_path):
+    lines = (f"12.03.2024, 18:05 - {who}: {'слово ' * 999}" for who in ("Аня", "Боря") * 9)
+    (tmp_path / "chat.txt").write_text("\n".join(lines), encoding="utf-8")
+    assert "they become more" not in collect("chat.txt", "--dialogue").said
+
+
+def test_lines_within_a_paragraph_of_word_stay_lines(collect, tmp_path):
+    (tmp_path / "a.txt").write_text("Роза\x0bМимоза", encoding="utf-8")
+    assert collect("a.txt").texts == ["Роза\nМимоза"]
