@@ -33,6 +33,7 @@ TOKENS = Path("data/tokens")
 BASE = Path("model/base")
 OUTPUT = Path("model/finetuned")
 FIGURES = Path("logs/train.json")
+_NOT_HANDED_OVER = "before its results were handed over"
 SAMPLES, SAMPLED = 3, generation.Sampling(new_tokens=60)  # shown in TensorBoard at every validation
 OUT_OF_MEMORY = (
     "out of memory: in params.yaml lower train.batch_size, and raise train.gradient_accumulation_steps as much; then "
@@ -64,8 +65,8 @@ def main() -> None:
         Interruption() as interruption,
         nullcontext() if launch.follows() else run.started(interruption),
         devices.memory_errors(OUT_OF_MEMORY),
+        ExitStack() as shown,  # closed last: a tracker may take its time, and the other processes must not be missed
         launch.together("stages.train", size, device, run.offered, interruption.check) as group,
-        ExitStack() as shown,
     ):
 
         def boards(step: int, record: Record) -> Boards:
@@ -76,7 +77,8 @@ def main() -> None:
         if group.first:
             _hand_over(settings, run, done, surroundings, interruption)
             shown.close()  # all is shown before the run counts as finished
-            run.finish()
+            interruption.check(_NOT_HANDED_OVER)
+            run.finish(FIGURES)
 
 
 @dataclass(frozen=True)
@@ -164,9 +166,6 @@ def _hand_over(
 ) -> None:
     """Write the weights that are kept, or their mean with the base's, the curves and the figures."""
 
-    def check() -> None:
-        interruption.check("before its results were handed over")
-
     gc.collect()  # the Trainer and what belongs to it refer to each other
     record, figures = done.record, done.figures
     if (bits := figures["validation_bits_per_byte"]) is None:
@@ -181,7 +180,8 @@ def _hand_over(
         return averaging.towards(model, BASE, share) if share else model
 
     def bits_at(step: int, share: float) -> float:
-        return validate(weights(step, share).to(done.device), check).bits_per_byte
+        model = weights(step, share).to(done.device)
+        return validate(model, lambda: interruption.check(_NOT_HANDED_OVER)).bits_per_byte
 
     kept = {step: record.bits_at(step) for step in (figures["best_step"], figures["steps"])}
     step, share, bits = averaging.choose(settings.toward_base, kept, record.bits_at(0), bits_at)
@@ -194,7 +194,6 @@ def _hand_over(
     files.write_json(FIGURES, {**figures, **averaged, "environment": surroundings})
     reach("output figures written")
     done.board.finished(figures["steps"], {"best_step": step, "validation_bits_per_byte": bits})
-    check()
 
 
 def _validation(

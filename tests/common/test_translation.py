@@ -80,8 +80,8 @@ OpenDocument PDF Parquet Python RAR RTF Telegram VK WhatsApp Windows Word XML ZI
 checkout cp diff documents drop dropout dvc evaluate exp false file float git gpt gzip hf iconv install keep lfs login
 logs mend null overlong pandoc pdftotext peft pickle pid pip prompt pull push python remaining repro revision rm run
 seed show sdpa eager SOURCE ru en auto size skip split status tensorboard text tokenize torchrun tr train true ulimit
-validate xz zstd HOST MACHINES OWNER PORT join license licence seen public AdamW full LibreOffice memory sharding small GGUF Ollama
-onnx tune stash inf attention tar SQLite
+validate xz zstd HOST MACHINES OWNER PORT join license licence seen public AdamW full memory sharding small GGUF Ollama
+onnx tune stash inf attention tar SQLite LibreOffice
 """
 
 

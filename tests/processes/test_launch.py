@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import CODE, ONE_THREAD, Project, copy_project, environment
 
-from stages.lib.processes import launch
+from stages.lib.processes import followers, launch
 
 # Steps of four batches, and random numbers in each of them.
 STEPS_OF_FOUR = {"train__batch_size": "1", "train__dropout": "0.1", "train__logging_steps": "1"}
@@ -223,7 +223,8 @@ def test_fewer_gpus_do_the_work_of_more(monkeypatch, wanted, gpus, used):
 
 
 @pytest.mark.parametrize(
-    ("visible", "place", "seen"), [(None, "2", "2"), ("4,5,6", "1", "5"), ("7", "1", "7"), (None, None, None)]
+    ("visible", "place", "seen"),
+    [(None, "2", "2"), ("4,5,6", "1", "5"), ("7", "1", "7"), ("", "1", ""), (None, None, None)],
 )
 def test_a_process_that_a_launcher_started_sees_its_own_gpu(monkeypatch, visible, place, seen):
     for name, value in (("CUDA_VISIBLE_DEVICES", visible), ("LOCAL_RANK", place)):
@@ -294,6 +295,15 @@ def test_an_error_shows_while_the_library_still_exchanges_something(tmp_path, er
     failed = project.run("python", "-m", "stages.trial")
     assert failed.returncode == status, failed.stderr
     assert failed.stderr.splitlines()[-1] == ("ValueError: no" if "Value" in error else "error: no")
+
+
+def test_other_processes_know_on_how_many_machines_they_are(tmp_path):
+    """By which the memory that a machine has for its own is told."""
+    program = "import os\nopen(f'{os.environ[\"RANK\"]}', 'w').write(os.environ['MACHINES'])\n"
+    (tmp_path / "telling.py").write_text(program, encoding="utf-8")
+    with followers.Followers("telling", range(2, 4), 6, 2, ("localhost", 1), 1, folder=tmp_path) as others:
+        others.wait()
+    assert [(tmp_path / rank).read_text() for rank in "23"] == ["3", "3"]
 
 
 def test_the_reason_is_told_also_where_the_main_thread_hangs_in_a_library(tmp_path):

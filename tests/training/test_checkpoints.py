@@ -1,7 +1,9 @@
 """Checkpoints: which of them count, who may write them, and how long they stay."""
 
+import hashlib
 import os
 import shutil
+from pathlib import Path
 
 import pytest
 from tiny_training import train
@@ -155,9 +157,49 @@ def test_a_finished_run_is_not_resumed(tmp_path, monkeypatch):
     run = checkpoints.Run("f" * 64)
     with run.started(Interruption()):
         (run.folder / "checkpoint-1").mkdir()
-        run.finish()
+        run.finish(figures(tmp_path))
     with run.started(Interruption()):
         assert run.latest() is None
+
+
+def figures(folder):
+    """What a run that is finished says of itself."""
+    (folder / "train.json").write_text('{"steps": 1}')
+    return folder / "train.json"
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+def test_a_finished_run_that_dvc_did_not_record_goes_on_from_its_end(tmp_path, monkeypatch, recorded):
+    """Its cache was full, or it was killed: the next `dvc repro` runs the stage once more."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    monkeypatch.setenv("DVC_STAGE", "train")
+    monkeypatch.chdir(tmp_path)
+    run = checkpoints.Run("f" * 64)
+    with run.started(Interruption()):
+        (run.folder / "checkpoint-1").mkdir()
+        (run.folder / "checkpoint-1/model.safetensors").write_bytes(b"weights")
+        run.seal(run.folder / "checkpoint-1", None)
+        run.finish(figures(tmp_path))
+    md5 = hashlib.md5((tmp_path / "train.json").read_bytes()).hexdigest()
+    (tmp_path / "dvc.lock").write_text(f"    - path: logs/train.json\n      md5: {md5 if recorded else 'a' * 32}\n")
+    with run.started(Interruption()):
+        assert (run.latest() is None) == recorded
+
+
+def test_trainers_that_make_room_at_once_do_not_mind(tmp_path, monkeypatch):
+    """Each is about to delete what the other has just deleted, and has its own folder deleted while it is empty."""
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    assert not checkpoints._remove_unless_held(tmp_path / "gone")
+    true, refusals = Path.mkdir, [FileExistsError(), FileNotFoundError()]
+
+    def mkdir(path, *given, **how):
+        if refusals and path.name == "a" * 64:
+            raise refusals.pop()
+        true(path, *given, **how)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with checkpoints.Run("a" * 64).started(Interruption()):
+        assert not refusals
 
 
 def test_a_finished_run_makes_room_and_of_unfinished_ones_the_latest_stay(tmp_path, monkeypatch, capsys):
@@ -170,7 +212,7 @@ def test_a_finished_run_makes_room_and_of_unfinished_ones_the_latest_stay(tmp_pa
     assert all(run.folder.exists() for run in unfinished[1:])
     finished, new = checkpoints.Run("f" * 64), checkpoints.Run("a" * 64)
     with finished.started(Interruption()):
-        finished.finish()
+        finished.finish(figures(tmp_path))
     with new.started(Interruption()):
         assert not finished.folder.exists()
         assert [run.folder.exists() for run in unfinished] == [False] * 2 + [True] * checkpoints.ABANDONED
@@ -192,7 +234,7 @@ def test_a_finished_run_that_is_trained_again_keeps_its_folder(tmp_path, monkeyp
     monkeypatch.setenv("DVC_ROOT", str(tmp_path))
     again, new = checkpoints.Run("a" * 64), checkpoints.Run("n" * 64)
     with again.started(Interruption()):
-        again.finish()
+        again.finish(figures(tmp_path))
     with again.started(Interruption()), new.started(Interruption()):
         assert again.folder.exists()
 

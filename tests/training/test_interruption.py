@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from conftest import CODE, ONE_THREAD, TEXTS, Project, environment, hashes, make_base, wait_for
+from ruamel.yaml import YAML
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from transformers import GPT2LMHeadModel
 
@@ -400,6 +401,21 @@ def test_a_forced_repro_trains_again_from_the_start(reproduced, tmp_path):
     output = project.ok("dvc", "repro", "-f", "-s", "train")
     assert "goes on from" not in output
     assert "step 4/" in output
+    assert hashes(project) == before
+
+
+def test_what_dvc_did_not_get_to_record_is_handed_over_once_more(reproduced, tmp_path):
+    """Its cache was full, or it was killed, after the training was over."""
+    project = fresh_copy(reproduced, tmp_path / "project")
+    before = hashes(project)
+    lock = YAML().load(project.path("dvc.lock"))
+    for stage in ("train", "evaluate", "report"):
+        del lock["stages"][stage]
+    YAML().dump(lock, project.path("dvc.lock"))
+    last = max(map(checkpoints.step_of, folder_of_run(project).glob("checkpoint-*")))
+    output = project.ok("dvc", "repro", "--no-run-cache", "-s", "train")
+    assert f"goes on from checkpoint-{last}\n" in output
+    assert last_step(output) == 0
     assert hashes(project) == before
 
 

@@ -66,6 +66,24 @@ def chain_to_dvc() -> Chain:
     return []
 
 
+def dvc() -> tuple[int, float] | None:
+    """The `dvc` that started this process, by its number and its start, as numbers are used again."""
+    chain = chain_to_dvc() if "DVC_STAGE" in os.environ else []
+    try:
+        return (chain[-1][1], psutil.Process(chain[-1][1]).create_time()) if chain else None
+    except psutil.NoSuchProcess:
+        return None
+
+
+def lives(pid: int, started: float) -> bool:
+    """Whether the process of this number that started then is still there."""
+    try:
+        process = psutil.Process(pid)
+        return process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
 def there(chain: Chain) -> bool:
     """Whether each process of the chain still has the parent it had. An orphan has another one."""
     return bool(chain) and all(_parent(child) == parent for child, parent in chain)
@@ -89,8 +107,8 @@ def end_with_dvc() -> None:
 
 def made_since_dvc_began(path: Path) -> bool:
     """Whether a file was made by the very `dvc` that started this process, one of its earlier stages that is."""
-    chain = chain_to_dvc() if "DVC_STAGE" in os.environ else []
-    return bool(chain) and path.exists() and path.stat().st_mtime > psutil.Process(chain[-1][1]).create_time()
+    began = dvc()
+    return began is not None and path.exists() and path.stat().st_mtime > began[1]
 
 
 def _parent(pid: int) -> int | None:

@@ -57,7 +57,7 @@ class Followers:
         self._command, self._folder = [sys.executable, "-m", stage, *([] if folder else sys.argv[1:])], folder
         self._environment = {name: value for name, value in os.environ.items() if name != "DVC_STAGE"}
         self._environment |= {STARTED_BY: str(os.getpid()), "WORLD_SIZE": str(size), "OMP_NUM_THREADS": str(threads)}
-        self._environment |= {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1])}
+        self._environment |= {"MASTER_ADDR": address[0], "MASTER_PORT": str(address[1]), "MACHINES": str(size // here)}
         self._started: list[tuple[subprocess.Popen[bytes], IO[bytes]]] = []
 
     def __enter__(self) -> Followers:

@@ -46,7 +46,7 @@ def take_gpu() -> None:
     """See no GPU but one's own, where a launcher started several processes on this machine. Before CUDA is used."""
     if place := os.environ.get(_LOCAL):
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        own = visible.split(",") if visible else [place] * (int(place) + 1)
+        own = [place] * (int(place) + 1) if visible is None else visible.split(",")
         if len(own) > int(place):
             os.environ["CUDA_VISIBLE_DEVICES"] = own[int(place)]
 
@@ -177,6 +177,8 @@ def _launched_process() -> Iterator[Group]:
         store.wait(_signs(size))
     if rank:
         stop_printing()  # the first one says it all
+    if local := os.environ.get("LOCAL_WORLD_SIZE"):
+        os.environ["MACHINES"] = str(size // int(local))
     with _joined(rank, size, store):
         for name in _SEEN_BY_LIBRARIES:
             os.environ.pop(name, None)

@@ -7,24 +7,23 @@ back goes on where that run was left.
 A checkpoint counts when its manifest, written last, matches its files and the best weights that it names; one that a
 kill left half-written does not. Older checkpoints go only after the new one's manifest is there.
 
-The disk stays bounded. A run that has delivered its model is marked finished and never resumed; its checkpoints stay
-until the next run starts. Of the runs that were left unfinished, the `ABANDONED` latest stay.
+The disk stays bounded. A run that has delivered its model, recorded by `dvc`, is finished and never resumed; its
+checkpoints stay until the next run starts. Of the runs that were left unfinished, the `ABANDONED` latest stay.
 """
 
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
 import shutil
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
-
-import psutil
 
 from stages.lib.common import cli, files, parents
 from stages.lib.common.cli import UserError
@@ -61,14 +60,15 @@ class Run:
     def started(self, interruption: Interruption) -> Iterator[None]:
         """Hold the run while training: no second trainer may write here, and a finished run begins again.
 
-        Waits for a trainer whose `dvc` is gone, which ends by itself. Raises UserError when another one is at it.
+        One whose results `dvc` did not get to record goes on from its end, to hand them over once more. Waits for a
+        trainer whose `dvc` is gone, which ends by itself. Raises UserError when another one is at it.
         """
         with self._locked(interruption):
-            if (self.folder / _FINISHED).exists():
-                for checkpoint in self.folder.iterdir():
+            if (mark := self.folder / _FINISHED).exists():
+                for checkpoint in self.folder.iterdir() if _recorded(mark.read_text(encoding="utf-8")) else ():
                     if checkpoint.is_dir():
                         shutil.rmtree(checkpoint)
-                (self.folder / _FINISHED).unlink()
+                mark.unlink()
             self._make_room()
             yield
 
@@ -76,11 +76,15 @@ class Run:
     def _locked(self, interruption: Interruption) -> Iterator[None]:
         told = False
         while True:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / "lock", "a+", encoding="utf-8") as lock:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                opened = open(self.folder / "lock", "a+", encoding="utf-8")  # noqa: SIM115
+            except (FileNotFoundError, FileExistsError):  # another trainer clears it away, as nothing was in it yet
+                continue
+            with opened as lock:
                 if _lock(lock):
                     lock.truncate(0)
-                    lock.write(json.dumps({"pid": os.getpid(), "dvc": _dvc()}))
+                    lock.write(json.dumps({"pid": os.getpid(), "dvc": parents.dvc()}))
                     lock.flush()
                     try:
                         yield
@@ -92,7 +96,7 @@ class Run:
             # Empty for the moment it takes a holder to sign, or to delete the folder.
             if holder and not told:
                 pid, dvc = json.loads(holder).values()
-                if dvc is None or _lives(*dvc):
+                if dvc is None or parents.lives(*dvc):
                     raise UserError(
                         f"another process (pid {pid}) is training with the very same inputs: wait, or stop it"
                     )
@@ -103,16 +107,16 @@ class Run:
 
     def _make_room(self) -> None:
         """Delete the checkpoints of finished runs, and of those unfinished ones that were left the longest ago."""
-        unfinished = []
+        unfinished: list[tuple[float, Path]] = []
         for other in self.folder.parent.iterdir():
             if not other.is_dir() or other == self.folder:
                 continue
             if (other / _FINISHED).exists() or not any(other.glob("checkpoint-*")):
                 _remove_unless_held(other)
             else:
-                unfinished.append(other)
-        unfinished.sort(key=lambda folder: folder.stat().st_mtime)
-        for folder in unfinished[:-ABANDONED]:
+                with suppress(FileNotFoundError):  # another trainer makes room, too
+                    unfinished.append((other.stat().st_mtime, other))
+        for _, folder in sorted(unfinished)[:-ABANDONED]:
             if _remove_unless_held(folder):
                 cli.say(f"warning: deleted {folder}, a run left unfinished before {ABANDONED} others were")
 
@@ -183,9 +187,9 @@ class Run:
         """Where the weights of the best step so far are: beside the checkpoints, and not counted among them."""
         return self.folder / f"best-{step}"
 
-    def finish(self) -> None:
-        """Mark the run as done: its model is delivered."""
-        files.write_text(self.folder / _FINISHED, "")
+    def finish(self, figures: Path) -> None:
+        """Mark the run as done: its model is delivered, with these figures, by whose MD5 `dvc` records it."""
+        files.write_text(self.folder / _FINISHED, hashlib.md5(figures.read_bytes()).hexdigest())
         reach("run finished")
 
     def _newest_first(self) -> list[Path]:
@@ -226,25 +230,14 @@ def _lock(file: IO[str]) -> bool:
 
 def _remove_unless_held(folder: Path) -> bool:
     """Delete the folder of another run, unless somebody is at it again; tell whether it was deleted."""
-    with open(folder / "lock", "a", encoding="utf-8") as lock:
+    with suppress(FileNotFoundError), open(folder / "lock", "a", encoding="utf-8") as lock:
         if _lock(lock):
-            shutil.rmtree(folder)
+            shutil.rmtree(folder, ignore_errors=True)  # somebody may be about to be at it
             return True
     return False
 
 
-def _dvc() -> tuple[int, float] | None:
-    """The `dvc` that started this process, by its number and its start, as numbers are used again."""
-    chain = parents.chain_to_dvc() if "DVC_STAGE" in os.environ else []
-    try:
-        return (chain[-1][1], psutil.Process(chain[-1][1]).create_time()) if chain else None
-    except psutil.NoSuchProcess:
-        return None
-
-
-def _lives(pid: int, started: float) -> bool:
-    try:
-        process = psutil.Process(pid)
-        return process.create_time() == started and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+def _recorded(md5: str) -> bool:
+    """Whether a run that is finished needs no further care: `dvc` has its figures in its lock, or did not start it."""
+    lock = Path("dvc.lock")
+    return "DVC_STAGE" not in os.environ or (lock.exists() and md5 in lock.read_text(encoding="utf-8"))

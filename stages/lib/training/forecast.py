@@ -8,7 +8,6 @@ the weights among it, is measured. All sizes in bytes.
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import suppress
@@ -38,7 +37,6 @@ _ADAMW = 2  # numbers it keeps for each that is trained
 _KEPT = {"float32": 64, "bfloat16": 36}
 # Workspaces and gaps in the heap; and, of the weights, what saving them and loading the kept ones takes: as measured.
 _BESIDE, _SAVING = 0.1e9, 0.8
-_LORA = 16  # numbers, by rank and width, that are trained in a block
 _CONTAINER, _LIMIT = Path("/sys/fs/cgroup"), ("memory.max", "memory.current")
 CERTAIN = 0.9  # of what is counted: less than that it will not be
 
@@ -58,21 +56,27 @@ class Run:
     @property
     def parameters(self) -> int:
         """Numbers in the model, its matrices of LoRA left out."""
-        return self._blocks + (self.config.vocab_size + self.config.n_positions + 2) * self.config.n_embd
+        matrices = self.config.vocab_size * (1 if self.config.tie_word_embeddings else 2)
+        return self._blocks + (matrices + self.config.n_positions + 2) * self.config.n_embd
 
     @property
     def trained(self) -> int:
         """Numbers that training changes."""
         if rank := self.settings.lora_rank:
-            return _LORA * rank * self.config.n_embd * self.config.n_layer
+            return rank * (8 * self.config.n_embd + 2 * self._inner) * self.config.n_layer
         if frozen := min(self.settings.freeze_layers, self.config.n_layer):
             return self._blocks * (self.config.n_layer - frozen) // self.config.n_layer + 2 * self.config.n_embd
         return self.parameters
 
     @property
     def _blocks(self) -> int:
-        width = self.config.n_embd
-        return self.config.n_layer * (12 * width**2 + 13 * width)
+        width, inner = self.config.n_embd, self._inner
+        return self.config.n_layer * (4 * width**2 + 2 * width * inner + inner + 9 * width)
+
+    @property
+    def _inner(self) -> int:
+        """The width of a feed-forward layer."""
+        return self.config.n_inner or 4 * self.config.n_embd
 
     @property
     def _batches(self) -> int:
@@ -200,7 +204,8 @@ def require(run: Run, folder: Path | None) -> str:
     `folder` is where its checkpoints go; None for a process that writes none. Raises UserError where there
     is not so much memory or disk.
     """
-    here = _here(run)
+    # Processes on a processor take of the same memory, and a card has one.
+    here = max(1, run.processes // machines.count()) if run.device.type == "cpu" else 1
     held, free = here * _held(run.device), _free(run.device)
     needed = here * run.memory()
     if needed * CERTAIN > free:
@@ -216,12 +221,6 @@ def require(run: Run, folder: Path | None) -> str:
             "train.lora_rank: 8, or free some"
         )
     return f"takes at most {_gb(held + needed)} GB of memory and {_gb(most)} GB of disk"
-
-
-def _here(run: Run) -> int:
-    """How many processes take of the same memory: on a processor all of this machine, a card has one."""
-    here = os.environ.get("LOCAL_WORLD_SIZE", max(1, run.processes // machines.count()))
-    return int(here) if run.device.type == "cpu" else 1
 
 
 def _gb(amount: float) -> str:
