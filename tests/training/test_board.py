@@ -9,6 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from stages.lib.common import params
 from stages.lib.training.board import Board, what_differs
+from stages.lib.training.record import Record
 
 ONE, OTHER = "a" * 64, "b" * 64
 
@@ -89,6 +90,23 @@ def test_a_run_that_goes_on_under_another_name_draws_its_curve_on(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["second-aaaaaaaa"]
     # Each step is drawn once: what the interrupted run had drawn from there on is forgotten.
     assert steps_of(events) == [1, 2, 3, 4, 5]
+
+
+def test_a_run_that_had_no_curve_in_tensorboard_is_drawn_from_its_beginning(tmp_path):
+    record = Record()
+    record.curve = [{"step": step, "loss": 9.0, "learning_rate": 0.1, "gradient_norm": 1.0} for step in (1, 2)]
+    record.validation = [{"step": step, "loss": 3.0, "bits_per_byte": 2.0} for step in (0, 2)]
+    board = Board(tmp_path, "run", ONE, 2, record=record)
+    for step in (2, 3):  # as the run goes on
+        board.training({**record.curve[0], "step": step})
+    board.close()
+    (first,) = tmp_path.glob("*/events*")
+    events = EventAccumulator(str(first)).Reload()
+    assert steps_of(events) == [1, 2, 3]
+    assert [event.step for event in events.Scalars("validation/bits_per_byte")] == [0]
+    Board(tmp_path, "run", ONE, 3, record=record).close()
+    (second,) = set(tmp_path.glob("*/events*")) - {first}
+    assert EventAccumulator(str(second)).Reload().Tags()["scalars"] == []
 
 
 def test_samples_stay_as_they_are_in_lines_that_fit(tmp_path):

@@ -8,6 +8,7 @@ another's machine, and gets no text, and no path of a file.
 
 from __future__ import annotations
 
+import math
 import os
 import re
 import shutil
@@ -74,10 +75,13 @@ class Board:
     """The event files of one run, in `parent`: by its name, the beginning of its fingerprint, and what differs in it.
 
     `step` is where the run goes on from. At 0 what an earlier run of that name left is deleted; above, what the run
-    itself left is taken over, under whatever name that was: an experiment that is started again has another one.
+    itself left is taken over, under whatever name that was: an experiment that is started again has another one. Where
+    it left nothing, as TensorBoard was not asked for before, what `record` knows of it is drawn first.
     """
 
-    def __init__(self, parent: Path, name: str, fingerprint: str, step: int, differs: str = "") -> None:
+    def __init__(
+        self, parent: Path, name: str, fingerprint: str, step: int, differs: str = "", record: Record | None = None
+    ) -> None:
         self.name = f"{name}-{fingerprint[:8]} {differs}".rstrip()
         folder = parent / self.name
         if step == 0:
@@ -85,8 +89,11 @@ class Board:
         elif not folder.exists():
             for left in sorted(parent.glob(f"*-{fingerprint[:8]}*"), key=lambda path: path.stat().st_mtime)[-1:]:
                 left.rename(folder)
+        to_draw = record if step and not folder.exists() else None
         # purge_step has TensorBoard forget what an interrupted run had drawn after the checkpoint it goes on from.
-        self._writer = SummaryWriter(str(folder), purge_step=step or None)
+        self._writer = SummaryWriter(str(folder), purge_step=None if to_draw else step or None)
+        if to_draw:
+            _show_so_far(self, to_draw, step)  # which is drawn as the run goes on
 
     def training(self, point: dict[str, float], tokens_per_second: float | None = None) -> None:
         """Draw a point of the training curve."""
@@ -120,10 +127,7 @@ class Reported:
 
     def __init__(self, delivery: Delivery, record: Record) -> None:
         self._delivery = delivery
-        points = [(point["step"], 0, point) for point in record.curve]
-        points += [(point["step"], 1, point) for point in record.validation]
-        for _, validated, point in sorted(points, key=lambda one: one[:2]):
-            self.validation(point) if validated else self.training(point)
+        _show_so_far(self, record)
 
     def training(self, point: dict[str, float], tokens_per_second: float | None = None) -> None:
         """Report a point of the training curve."""
@@ -151,6 +155,15 @@ class Reported:
 
     def _put(self, kind: str, step: int, values: dict[str, float]) -> None:
         self._delivery.put((step, trackers.KINDS.index(kind)), values)
+
+
+def _show_so_far(board: Board | Reported, record: Record, end: float = math.inf) -> None:
+    """Show what a run has recorded before the step `end`, in the order in which it came."""
+    points = [(point["step"], 0, point) for point in record.curve]
+    points += [(point["step"], 1, point) for point in record.validation]
+    for step, validated, point in sorted(points, key=lambda one: one[:2]):
+        if step < end:
+            board.validation(point) if validated else board.training(point)
 
 
 class Boards:
@@ -202,7 +215,7 @@ def opened(settings: params.Params, run: checkpoints.Run, step: int, record: Rec
     boards: list[Board | Reported] = []
     for one in choice.named(settings.train.report_to):
         if one == "tensorboard":
-            boards.append(Board(logs / one, name, run.fingerprint, step, what_differs(settings)))
+            boards.append(Board(logs / one, name, run.fingerprint, step, what_differs(settings), record))
         else:
             journal = run.folder / "trackers" / f"{one}.jsonl"
             delivery = Delivery(one, trackers.TRACKERS[one](logs), journal, called, disclosed(settings))
