@@ -117,6 +117,12 @@ def test_one_thread_and_eight_compute_the_same_bytes(name):
     assert len(said["1"]) > 10
 
 
+def test_a_processor_on_which_they_are_skipped_passes_in_ci():
+    allowed = (HOME / ".ci/allowed_skips.txt").read_text(encoding="utf-8").splitlines()
+    test = f"tests.model.test_threads::{test_one_thread_and_eight_compute_the_same_bytes.__name__}"
+    assert {f"{test}[{name}]" for name in CHOICES} <= set(allowed)
+
+
 @pytest.mark.parametrize("function", [lambda x: gelu(x, approximate="tanh"), gelu, silu])
 def test_an_activation_and_its_gradient_are_the_same_for_any_size_and_number_of_threads(function):
     drawn, before = random.Random(0), torch.get_num_threads()
