@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from io import StringIO
 
 from tools.collect import decoding, divide, pandoc
-from tools.collect.documents import Document, Found, Left, Note, Wishes
+from tools.collect.documents import Document, Found, Left, Note, Wishes, numbered
 from tools.collect.sources import WHOLE, File, refuse_bomb
 
 FORMS = {
@@ -68,8 +68,7 @@ def read(file: File, wishes: Wishes, form: str) -> Found:
     chapters: list[str] = []
     found = [one for one in _chapters(list(_sections(blocks, form))) if one.heading or one.blocks]
     for one in found:
-        at_an_end = one is found[-1] or not chapters
-        if reason := _no_chapter(one, title, form if len(found) > 1 else "", at_an_end, not chapters):
+        if reason := _no_chapter(one, title, form if len(found) > 1 else "", not chapters, one is found[-1]):
             yield Left(reason)
         else:
             chapters.append(f"{one.heading}\n\n{one.text()}".strip().replace("\u00ad", ""))
@@ -78,8 +77,7 @@ def read(file: File, wishes: Wishes, form: str) -> Found:
     if wishes.by == "file" and chapters:
         yield Document("\n\n".join(chapters), "", len(chapters))
     elif wishes.by == "chapter" and len(chapters) == 1:  # whose headings may be none but by what they say
-        for number, piece in enumerate(divide.pieces(StringIO(chapters[0]), "chapter", wishes.size)):
-            yield Document(piece, str(number + 1), 1 if number == 0 else 0)
+        yield from numbered(divide.pieces(StringIO(chapters[0]), "chapter", wishes.size), Document(""))
     else:
         yield from (Document(chapter, str(number)) for number, chapter in enumerate(chapters, 1))
 
@@ -160,7 +158,7 @@ def _chapters(sections: list[Section]) -> Iterator[Section]:
     yield chapter
 
 
-def _no_chapter(one: Section, title: str, form: str, at_an_end: bool, first: bool) -> str | None:
+def _no_chapter(one: Section, title: str, form: str, first: bool, last: bool) -> str | None:
     """Why a section is no chapter.
 
     `form` is "" for the only one, which may be anything; `first` is one with no chapter before it, which may be a title
@@ -170,7 +168,7 @@ def _no_chapter(one: Section, title: str, form: str, at_an_end: bool, first: boo
     if not text:
         return "headings without text"
     heading = one.heading.strip(" .:")
-    if _BOILERPLATE.fullmatch(heading) or (at_an_end and _AT_AN_END.fullmatch(heading)):
+    if _BOILERPLATE.fullmatch(heading) or ((first or last) and _AT_AN_END.fullmatch(heading)):
         return "contents, notes and the like"
     titled = title and first and form in ("epub", "fb2") and heading.casefold().endswith(title.casefold())
     before = not one.level and form in ("epub", "fb2", "html")

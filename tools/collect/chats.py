@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import cache
 from typing import NamedTuple
 
 from stages.lib.common.cli import UserError, printable
@@ -55,6 +56,7 @@ def listed(names: Counter[str]) -> str:
     return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "") or "nobody"
 
 
+@cache  # of the few names that a chat has, for each of its messages
 def is_same(name: str, wished: str) -> bool:
     """Whether a name is the one that is meant, or is shown so: letters' case and outer spaces do not count."""
     written = (name, printable(name), printable(name, _NAME))

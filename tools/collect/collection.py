@@ -20,7 +20,7 @@ from stages.lib.common import cli, files
 from stages.lib.common.cli import UserError
 from tools.collect import divide, recognise, sources
 from tools.collect.account import Account, Tally
-from tools.collect.documents import Document, Left, Unreadable, Wishes, named
+from tools.collect.documents import Document, Left, Unreadable, Wishes, named, numbered
 from tools.collect.sources import File
 
 # What libraries raise where a file is not what it claims to be.
@@ -97,9 +97,7 @@ class Collection:
         if divides:
             divided = (divide.pieces(StringIO(piece), self._wishes.by, self._wishes.size) for piece in pieces)
             pieces = chain.from_iterable(divided)
-        for number, piece in enumerate(pieces):
-            place = f"{document.place}.{number + 1}" if document.place else str(number + 1)
-            yield Document(piece, place, document.parts if number == 0 else 0)
+        yield from numbered(pieces, document)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import ModuleType
 from typing import NamedTuple
@@ -27,6 +27,13 @@ class Document(NamedTuple):
     place: str = ""
     parts: int = 1
     divided: bool = False
+
+
+def numbered(pieces: Iterable[str], whole: Document) -> Iterator[Document]:
+    """Pieces of a document as documents, at its place and from 1 on; what it counts is counted with the first one."""
+    for number, piece in enumerate(pieces, 1):
+        place = f"{whole.place}.{number}" if whole.place else str(number)
+        yield whole._replace(text=piece, place=place, parts=whole.parts if number == 1 else 0)
 
 
 class Left(NamedTuple):

@@ -127,12 +127,15 @@ def _written(start: str, file: File, column: str | None) -> str:
         raise Unreadable(f"{file.name} is a letter, or a page saved as mail is: save what it says as text or HTML")
     if _SUBTITLES.match(begins):
         raise Unreadable(f"{file.name} holds subtitles: save what is said as text, without times")
-    suffix = PurePosixPath(file.name).suffix.lower()
-    if suffix in _PAGES and _PART_OF_HTML.search(begins):
+    if _suffix(file) in _PAGES and _PART_OF_HTML.search(begins):
         return "html"
     named = column is not None and (column.isdigit() or column in begins.partition("\n")[0])
-    called_table = named or suffix in _TABLES
+    called_table = named or _suffix(file) in _TABLES
     return "csv" if tables.separator(start, called_table) else "text"
+
+
+def _suffix(file: File) -> str:
+    return PurePosixPath(file.name).suffix.lower()
 
 
 def _marked_up(begins: str, file: File) -> str:
@@ -144,8 +147,8 @@ def _marked_up(begins: str, file: File) -> str:
         raise Unreadable(f"{file.name} is a page of VK's archive that holds no messages")
     if "<title>Exported Data</title>" in begins and 'class="page_wrap' in begins:
         raise Unreadable(f"{file.name} is Telegram's export as HTML: export again, as machine-readable JSON")
-    called_page = PurePosixPath(file.name).suffix.lower() in _PAGES
-    if _HTML.search(begins[:4096]) or len(_PART_OF_HTML.findall(begins[:4096])) >= (1 if called_page else 3):
+    tags = 1 if _suffix(file) in _PAGES else 3
+    if _HTML.search(begins[:4096]) or len(_PART_OF_HTML.findall(begins[:4096])) >= tags:
         return "html"
     if begins.startswith("<?xml"):
         raise Unreadable(f"{file.name} is XML of a kind that is not known here")

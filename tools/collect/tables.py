@@ -24,7 +24,8 @@ _EVEN = 0.9  # of the rows, at least, have as many cells as the first
 _NAME = 60  # characters of a column's name, at most
 _CELL = 200  # lines of a cell, at most, where quotes are not to be trusted
 _LOOKED_AT = 20  # rows of a sheet by which it is told how wide its table is
-_SAID = re.compile(r'"?sep=(.)"?\r?\n')  # what Excel writes before the first row
+_ESCAPED = re.compile(r"_x([0-9A-Fa-f]{4})_")  # a character that XML has no place for, in a workbook
+_SAID = re.compile(r'"?sep=(.)"?[\r\n]')  # what Excel writes before the first row
 csv.field_size_limit(decoding.LINE)
 
 
@@ -77,15 +78,14 @@ def _is_number(cell: str) -> bool:
 def read_csv(file: File, wishes: Wishes) -> Found:
     """The documents in a table of text."""
     encoding = decoding.encoding_of(file, wishes.encoding)
-    with decoding.text(file, encoding, newline="") as stream:
-        start = stream.read(2**16)
-    parted = separator(start.replace("\r\n", "\n"), True) or ","
+    with decoding.text(file, encoding) as stream:
+        parted = separator(stream.read(2**16), True) or ","
     yield Note(f"encoding {encoding.said}, columns parted by {SEPARATORS[parted]}")
-    before = len(said[0]) if (said := _SAID.match(start)) else 0
     way = _quotes(file, encoding, parted)
     with decoding.text(file, encoding, newline="") as stream:
-        stream.read(before)
-        rows = csv.reader(stream, delimiter=parted, **way) if way else _row_by_row(stream, parted)
+        first = stream.readline()
+        lines = stream if _SAID.match(first) else chain([first], stream)
+        rows = csv.reader(lines, delimiter=parted, **way) if way else _row_by_row(lines, parted)
         yield from records.documents(_records(_in_one_column(rows, parted), wishes.column), wishes, file.name)
 
 
@@ -109,7 +109,11 @@ def _row_by_row(lines: Iterable[str], parted: str) -> Iterator[list[str] | Left]
     """
     again: list[str] = []
     lines = iter(lines)
-    while line := again.pop(0) if again else next(lines, ""):
+
+    def following() -> str:
+        return again.pop(0) if again else next(lines, "")
+
+    while line := following():
         taken = [line]
         while True:
             try:
@@ -117,7 +121,7 @@ def _row_by_row(lines: Iterable[str], parted: str) -> Iterator[list[str] | Left]
                 break
             except csv.Error as error:
                 may_close = "unexpected end" in str(error) and len(taken) < _CELL
-                if not may_close or not (line := again.pop(0) if again else next(lines, "")):
+                if not may_close or not (line := following()):
                     yield Left("rows with a quote that is not closed, or closed too early")
                     again[:0] = taken[1:]
                     break
@@ -166,8 +170,7 @@ def _rows(sheet: Any, column: str | None) -> Iterator[records.Record | Left]:
 
 
 def _unescaped(cell: Any) -> Any:
-    """What a cell holds: characters that XML has no place for stand in it as `_x000D_` and the like."""
-    return re.sub(r"_x([0-9A-Fa-f]{4})_", lambda found: chr(int(found[1], 16)), cell) if isinstance(cell, str) else cell
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), cell) if isinstance(cell, str) else cell
 
 
 def _filled(row: list[Any]) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tools.collect import decoding, divide
-from tools.collect.documents import Document, Found, Note, Wishes
+from tools.collect.documents import Document, Found, Note, Wishes, numbered
 from tools.collect.sources import File
 
 
@@ -14,5 +14,5 @@ def read(file: File, wishes: Wishes) -> Found:
     if wishes.marks or wishes.by in (None, "file"):
         yield Document(decoding.whole_text(file, encoding))
         return
-    for number, piece in enumerate(divide.pieces(decoding.lines(file, encoding), wishes.by, wishes.size)):
-        yield Document(piece, str(number + 1), 1 if number == 0 else 0, divided=True)
+    pieces = divide.pieces(decoding.lines(file, encoding), wishes.by, wishes.size)
+    yield from numbered(pieces, Document("", divided=True))

@@ -112,6 +112,8 @@ def test_paragraphs_that_begin_with_a_tab_are_no_table(collect, tmp_path):
         ("sep=;\r\nid;text\r\n1;Привет мир, как дела\r\n2;Хорошо, спасибо\r\n", ()),
         ("Имя;Отзыв;Отзыв\r\nА;Привет мир, как дела;\r\nБ;Хорошо, спасибо;\r\n", ("--column", "Отзыв")),
         ("text\nПривет мир, как дела\nХорошо, спасибо\n", ()),
+        ("text\rПривет мир, как дела\rХорошо, спасибо\r", ()),
+        ("sep=;\rid;text\r1;Привет мир, как дела\r2;Хорошо, спасибо\r", ()),
     ],
 )
 def test_the_row_of_names_is_known(collect, tmp_path, content, arguments):
