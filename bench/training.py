@@ -522,7 +522,7 @@ def _stage(recipe: str, batch: int, whole: bool, batches: int, group: Group) -> 
         }
     )
     rows = open_rows(TOKENS, "train")
-    plan = Plan(batches, math.ceil(len(rows) / (batch * batches)), steps=10**9, logging_steps=10**9)
+    plan = Plan(len(rows), batches, math.ceil(len(rows) / (batch * batches)), steps=10**9, logging_steps=10**9)
     speed = devices.choose_speed(settings, devices.choose(), plan.steps_per_epoch * EPOCHS, models.head_width(BASE))
     model = trainable.load(BASE, settings, speed.attention)
     run = checkpoints.Run("bench")

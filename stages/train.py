@@ -25,7 +25,7 @@ from stages.lib.tracking.delivery import leaving
 from stages.lib.training import averaging, checkpoints, environment, forecast
 from stages.lib.training.board import Boards, opened
 from stages.lib.training.course import Course
-from stages.lib.training.plan import Pace, Plan
+from stages.lib.training.plan import Pace, Plan, Task
 from stages.lib.training.record import Record
 from stages.lib.training.trainer import Trainer, prepare
 
@@ -54,12 +54,14 @@ def main() -> None:
     devices.repeat_exactly(device, settings.deterministic)
     made_for = launch.made_for(settings.processes, device, machines.count())
     size = launch.at_hand(made_for, device, machines.count())
-    step = settings.gradient_accumulation_steps * made_for
-    launch.need_alike(step, size)
-    surroundings = environment.describe(device, devices.precision(settings, device), settings.memory)
+    launch.need_alike(settings.gradient_accumulation_steps * made_for, size)
+    with devices.memory_errors(OUT_OF_MEMORY):
+        task = Task.of(TOKENS, BASE, settings, device, made_for)
+    deciding = task.speed.deciding
+    surroundings = environment.describe(device, task.speed.precision, settings.memory)
     # How the batches of a step are shared among processes, and who sees the curves, is no part of what a run is.
     apart = {"processes", "gradient_accumulation_steps", "report_to"}
-    what = settings.model_dump(exclude=apart) | {"batches": step}
+    what = settings.model_dump(exclude=apart) | {"batches": task.plan.batches} | deciding
     run = checkpoints.Run(environment.fingerprint("train", settings=what, environment=surroundings))
     with (
         Interruption() as interruption,
@@ -72,10 +74,10 @@ def main() -> None:
         def boards(step: int, record: Record) -> Boards:
             return shown.enter_context(closing(opened(everything, run, step, record)))
 
-        environment.require(group.told(surroundings), surroundings)
-        done = _train(settings, run, device, interruption, group, made_for, boards)
+        environment.require(group.told(surroundings | deciding), surroundings | deciding)
+        done = _train(task, run, interruption, group, boards)
         if group.first:
-            _hand_over(settings, run, done, surroundings, interruption)
+            _hand_over(task, run, done, surroundings, interruption)
             shown.close()  # all is shown before the run counts as finished
             interruption.check(_NOT_HANDED_OVER)
             run.finish(FIGURES)
@@ -87,28 +89,23 @@ class _Done:
 
     record: Record
     board: Boards
-    speed: devices.Speed
-    device: torch.device
+    device: torch.device  # that has room for the whole model
     figures: dict[str, Any]
 
 
 def _train(
-    settings: params.Train,
+    task: Task,
     run: checkpoints.Run,
-    device: torch.device,
     interruption: Interruption,
     group: Group = ALONE,
-    made_for: int = 1,
     boards: Callable[[int, Record], Boards] = lambda step, record: Boards(),
 ) -> _Done:
-    """Train, from a checkpoint where there is one; a step is for `made_for` processes. `boards` opens what shows it."""
+    """Train, from a checkpoint where there is one. `boards` opens what shows it."""
+    settings, rows, plan, speed, device = task.settings, task.rows, task.plan, task.speed, task.device
     newest = group.told(latest.name if group.first and (latest := run.latest()) else None)
     checkpoint = run.folder / newest if newest else None
     step = checkpoints.step_of(checkpoint) if checkpoint else 0
     record = Record.read(checkpoint) if checkpoint else Record()
-    rows = batches.open_rows(TOKENS, "train")
-    plan = Plan.of(settings, len(rows), made_for)
-    speed = devices.choose_speed(settings, device, plan.steps, models.head_width(BASE))
     if threads.matter(device, speed.precision, settings.memory):
         record.threads = threads.keep(record.threads)
     model = trainable.load(BASE, settings, speed.attention, checkpoint)
@@ -125,6 +122,8 @@ def _train(
     _say_what_is_to_come(settings, trainer, plan, speed, board, takes)
     if checkpoint:
         cli.say(f"  goes on from {checkpoint.name}")
+    elif group.first and run.has_unfinished_others():
+        cli.say("  begins at step 0: what is unfinished has other texts, settings, code or libraries, and is kept")
     course = Course(
         run=run,
         record=record,
@@ -154,29 +153,29 @@ def _train(
         "logging_steps": plan.logging_steps,
         "parameters": models.parameters(model),
         "trained_parameters": models.parameters(model, trained=True),
-        "precision": speed.precision,
+        **speed.deciding,
         **record.kept(settings.keep, step),
     }
     # What was divided may fit no card whole.
-    return _Done(record, board, speed, torch.device("cpu") if trainer.sharded else device, figures)
+    return _Done(record, board, torch.device("cpu") if trainer.sharded else device, figures)
 
 
 def _hand_over(
-    settings: params.Train, run: checkpoints.Run, done: _Done, surroundings: dict[str, Any], interruption: Interruption
+    task: Task, run: checkpoints.Run, done: _Done, surroundings: dict[str, Any], interruption: Interruption
 ) -> None:
     """Write the weights that are kept, or their mean with the base's, the curves and the figures."""
 
     gc.collect()  # the Trainer and what belongs to it refer to each other
-    record, figures = done.record, done.figures
+    settings, speed, record, figures = task.settings, task.speed, done.record, done.figures
     if (bits := figures["validation_bits_per_byte"]) is None:
         cli.say("train: no validation documents: the weights of the last step are kept")
     else:
         cli.say(f"train: kept step {figures['best_step']}, validation {bits:.4f} bits per byte")
-    validate = _validation(tokens.Tokenizer(BASE), done.device, done.speed, ALONE)
+    validate = _validation(tokens.Tokenizer(BASE), done.device, speed, ALONE)
 
     def weights(step: int, share: float) -> GPT2LMHeadModel:
         kept = run.newest() if step == figures["steps"] else run.best(step)
-        model = trainable.whole(trainable.load(BASE, settings, done.speed.attention, kept))
+        model = trainable.whole(trainable.load(BASE, settings, speed.attention, kept))
         return averaging.towards(model, BASE, share) if share else model
 
     def bits_at(step: int, share: float) -> float:

@@ -160,6 +160,7 @@ def test_a_finished_run_is_not_resumed(tmp_path, monkeypatch):
         run.finish(figures(tmp_path))
     with run.started(Interruption()):
         assert run.latest() is None
+        assert not run.has_unfinished_others()
 
 
 def figures(folder):
@@ -216,6 +217,7 @@ def test_a_finished_run_makes_room_and_of_unfinished_ones_the_latest_stay(tmp_pa
     with new.started(Interruption()):
         assert not finished.folder.exists()
         assert [run.folder.exists() for run in unfinished] == [False] * 2 + [True] * checkpoints.ABANDONED
+        assert new.has_unfinished_others()
     assert "warning: deleted" in capsys.readouterr().out
 
 

@@ -1,5 +1,6 @@
 """What a run takes, said before it: against what PyTorch keeps, counted tensor by tensor, and against a whole run."""
 
+import math
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from transformers import GPT2Config
 from stages.lib.common import files, params
 from stages.lib.common.cli import UserError
 from stages.lib.model import devices, loss, models, scoring, trainable
+from stages.lib.processes import gradients
 from stages.lib.rows import batches
 from stages.lib.training import checkpoints, forecast, plan
 
@@ -25,7 +27,7 @@ def run_of(
 ):
     speed = devices.Speed(precision, attention, False, 0, "")
     settings = params.Train(**SETTINGS | {"batch_size": 2, "save_steps": 500} | changes)
-    course = plan.Plan(batches * processes, 500, 500 * checkpoints, 100)
+    course = plan.Plan(10**6, batches * processes, 500, 500 * checkpoints, 100)
     return forecast.Run(GPT2Config(**shape), settings, speed, course, length, torch.device("cpu"), processes)
 
 
@@ -119,6 +121,23 @@ def test_gpt2_takes_what_was_measured():
     assert run_of(lora_rank=8).memory() < run_of(gradient_checkpointing=True).memory() < usual.memory()
     assert run_of(batches=8).memory() > run_of(batches=4).memory() > run_of(batches=2).memory() > usual.memory()
     assert run_of(processes=4, sharding="full").memory() < usual.memory() == run_of(processes=4).memory()
+
+
+@pytest.mark.parametrize("rows", [2, 3, 6, 10, 13, 16, 24, 48, 1000])
+@pytest.mark.parametrize(("taken", "processes"), [(1, 1), (2, 1), (3, 1), (8, 1), (12, 1), (64, 1), (16, 2), (24, 4)])
+def test_as_many_gradients_are_held_as_the_batches_of_an_epoch_ask_for(rows, taken, processes):
+    """Counted in the sum itself, batch by batch, in the first process: it has the most of a short epoch."""
+    weight = torch.nn.Parameter(torch.zeros(1))
+    summed = gradients.GradientSum([weight], taken * processes, in_order=True)
+    most = 0
+    for batch in range(min(taken, math.ceil(rows / 2))):
+        before = len(summed._held) + (weight.grad is not None)
+        most = max(most, before)
+        weight.grad = torch.ones(1)
+        summed.took(batch)
+    run = run_of(batches=taken, processes=processes, deterministic=True)
+    run = replace(run, plan=replace(run.plan, rows=rows))
+    assert run._earlier == most
 
 
 def test_the_disk_is_that_of_checkpoints_best_weights_and_model():

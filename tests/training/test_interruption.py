@@ -27,7 +27,7 @@ from stages.lib.model import scoring, threads
 from stages.lib.processes import failpoints
 from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import packing
-from stages.lib.training import checkpoints
+from stages.lib.training import checkpoints, plan
 
 EVERY_STEP_IS_TOLD = {"train__logging_steps": "1", "train__save_steps": "1000"}
 # Long enough to be killed often, and a checkpoint so often that many kills hit one.
@@ -45,6 +45,11 @@ def a_hang_up_is_heard():
     before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     signal.signal(signal.SIGHUP, before)
+
+
+def task_of(settings):
+    """In the project that is this process's folder."""
+    return plan.Task.of(train.TOKENS, train.BASE, settings, torch.device("cpu"))
 
 
 def fresh_copy(project, folder):
@@ -223,7 +228,7 @@ def test_a_stop_in_mid_validation_comes_before_its_next_batch(project, monkeypat
     run = checkpoints.Run(f"{inside}{rank}")
     run.folder.mkdir(parents=True)
     with pytest.raises(Stopped, match="stopped at step 0 of"):
-        train._train(settings, run, torch.device("cpu"), interruption)
+        train._train(task_of(settings), run, interruption)
     assert len(calls) == 3
 
 
@@ -232,7 +237,7 @@ def test_a_run_that_ends_early_says_so(project, monkeypatch, capsys):
     settings = params.load().train.model_copy(update={"patience": 1, "learning_rate": 1e-12})
     run = checkpoints.Run("early")
     run.folder.mkdir(parents=True)
-    train._train(settings, run, torch.device("cpu"), Interruption())
+    train._train(task_of(settings), run, Interruption())
     assert re.search(
         r"^train: ended early, 1 validation after the best one, of step \d+$", capsys.readouterr().out, re.M
     )

@@ -3,6 +3,7 @@
 import copy
 import math
 import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -15,13 +16,18 @@ from transformers import GPT2LMHeadModel
 
 from stages import train as train_stage
 from stages.lib.common import params
+from stages.lib.common.cli import UserError
 from stages.lib.model import devices, loss, models, processor, scoring, threads, trainable
 from stages.lib.processes.group import ALONE
 from stages.lib.rows import batches
-from stages.lib.training import environment, plan, trainer
+from stages.lib.training import checkpoints, environment, plan, trainer
 
 
 class Killed(Exception):
+    pass
+
+
+class Reached(Exception):
     pass
 
 
@@ -219,18 +225,45 @@ def test_what_a_run_depends_on_is_no_more_of_the_processor_than_changes_bytes(mo
     assert "threads" not in described[True]
 
 
-@pytest.mark.parametrize("wanted", [True, False])
-def test_deterministic_kernels_are_used_on_a_card_as_set(project, monkeypatch, wanted):
-    class Reached(Exception):
-        pass
+def test_an_instruction_set_that_is_kept_from_a_library_is_part_of_what_a_run_depends_on(monkeypatch):
+    usual = environment.describe(torch.device("cpu"), "float32")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
+    limited = environment.describe(torch.device("cpu"), "float32")
+    assert limited == usual | {"limits": {"ONEDNN_MAX_CPU_ISA": "AVX2"}}
+    for first, own in ((usual, limited), (limited, usual)):
+        environment.require(own, own)
+        with pytest.raises(UserError, match="another than the first one"):
+            environment.require(first, own)
 
-    def describe(*given):
+
+def test_what_auto_comes_to_is_part_of_what_a_run_depends_on(project, monkeypatch):
+    """A compiler that is there, a kernel that works: as good as a setting."""
+    monkeypatch.chdir(project.folder)
+    choose, fingerprints = devices.choose_speed, []
+
+    def run(fingerprint):
+        fingerprints.append(fingerprint)
         raise Reached
 
-    project.set(train__deterministic=str(wanted).lower(), train__precision="float32")
+    monkeypatch.setattr(checkpoints, "Run", run)
+    same, *others = {"loader_workers": 2}, {"attention": "eager"}, {"compile": True}, {"precision": "other"}
+    for change in ({}, same, *others):
+        monkeypatch.setattr(devices, "choose_speed", lambda *given, change=change: replace(choose(*given), **change))
+        with pytest.raises(Reached):
+            train_stage.main()
+    assert fingerprints[0] == fingerprints[1]
+    assert len(set(fingerprints)) == 1 + len(others)
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_deterministic_kernels_are_used_on_a_card_as_set(project, monkeypatch, wanted):
+    def reached(*given):
+        raise Reached
+
+    project.set(train__deterministic=str(wanted).lower())
     monkeypatch.chdir(project.folder)
     monkeypatch.setattr(devices, "choose", lambda: torch.device("cuda"))
-    monkeypatch.setattr(environment, "describe", describe)
+    monkeypatch.setattr(devices, "choose_speed", reached)
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", "")
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG")
     try:

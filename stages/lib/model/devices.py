@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -69,6 +70,11 @@ class Speed:
     compile: bool
     loader_workers: int
     reasons: str
+
+    @property
+    def deciding(self) -> dict[str, Any]:
+        """What of it decides the bytes of a run's weights."""
+        return {"precision": self.precision, "attention": self.attention, "compile": self.compile}
 
 
 def choose_speed(settings: params.Train, device: torch.device, steps: int, width: int = 64) -> Speed:

@@ -120,6 +120,10 @@ class Run:
             if _remove_unless_held(folder):
                 cli.say(f"warning: deleted {folder}, a run left unfinished before {ABANDONED} others were")
 
+    def has_unfinished_others(self) -> bool:
+        """Whether checkpoints are kept of runs that other inputs, settings, code or libraries had begun."""
+        return any(path.parent != self.folder for path in self.folder.parent.glob("*/checkpoint-*"))
+
     def seal(self, checkpoint: Path, best_step: int | None) -> None:
         """Write the manifest that makes `checkpoint` count. `best_step` names the best weights it relies on, if any."""
         with ThreadPoolExecutor(1) as disk:  # which is slow, and leaves the time to hash

@@ -6,6 +6,7 @@ Nothing of the latter tells one machine from another of its kind: no host, path,
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -19,6 +20,8 @@ from stages.lib.common import files
 from stages.lib.common.cli import UserError, printable
 from stages.lib.model import processor, threads
 
+# Variables by which somebody keeps a matrix library from instructions that the processor has.
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS", "MKL_CBWR")
 # Libraries whose code takes part in a training step, or in what is stored of it.
 LIBRARIES = ("accelerate", "numpy", "peft", "safetensors", "tokenizers", "torch", "transformers")
 
@@ -28,12 +31,14 @@ def describe(device: torch.device, precision: str, memory: str = "usual") -> dic
 
     The number of threads is not among them: where it changes bytes, a run goes on with as many as it began with.
     """
+    limits = {name: os.environ[name] for name in _LIMITS if name in os.environ}
     return {
         "system": platform.system(),
         "machine": platform.machine(),
         # Where threads do not matter, blocks of a product do not either: its bytes follow from the instructions alone.
         "processor": processor.kind() if threads.matter(device, precision, memory) else processor.vendor(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        **({"limits": limits} if limits else {}),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "python": ".".join(platform.python_version_tuple()[:2]),
         "libraries": {name: version(name) for name in LIBRARIES},
@@ -42,11 +47,11 @@ def describe(device: torch.device, precision: str, memory: str = "usual") -> dic
 
 def require(first: dict[str, Any], own: dict[str, Any]) -> None:
     """Raise UserError where this process would compute otherwise than the first one, which is described by `first`."""
-    for name, value in own.items():
-        if value != first[name]:
+    for name in first | own:
+        if own.get(name) != first.get(name):
             raise UserError(
-                f"this machine is another than the first one ({name}: {printable(str(value))}, there "
-                f"{printable(str(first[name]))}): only machines that are alike train together"
+                f"this machine is another than the first one ({name}: {printable(str(own.get(name)))}, there "
+                f"{printable(str(first.get(name)))}): only machines that are alike train together"
             )
 
 

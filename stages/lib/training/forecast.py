@@ -80,14 +80,14 @@ class Run:
 
     @property
     def _batches(self) -> int:
-        """Of a step, that this process computes."""
-        return self.plan.batches // self.processes
+        """The most of a step that this process computes: an epoch may have fewer than a step takes."""
+        return min(self.plan.batches // self.processes, math.ceil(self.plan.rows / self.settings.batch_size))
 
     def memory(self) -> int:
         """The most that training holds besides the weights and what the process held before."""
         gradients, state = _NUMBER * self.trained * self._share, _NUMBER * self._state * self._share
         matrix = 0 if self.settings.lora_rank or self.settings.freeze_layers else self._matrix
-        before = gradients * (self._copies + (self._batches > 1))
+        before = gradients * self._earlier
         forward = before + self._activations + matrix + self._logits
         # The gradients of the embedding and of the output matrix, which are one, come one after the other.
         backward = before + gradients + matrix + self._block * self.settings.gradient_checkpointing
@@ -118,10 +118,11 @@ class Run:
         return _NUMBER * self.config.vocab_size * self.config.n_embd
 
     @property
-    def _copies(self) -> float:
-        """Of the gradients, that adding them up in order takes: for 4 batches one, for 8 two."""
+    def _earlier(self) -> int:
+        """Sums of gradients of earlier batches that are held while a batch is computed."""
         ordered = self.settings.deterministic and self.settings.sharding == "none"
-        return math.log2(self._batches / part_of(self._batches)) if ordered else 0
+        part = part_of(self.plan.batches) if ordered else self._batches
+        return max((batch // part).bit_count() + (batch % part > 0) for batch in range(self._batches))
 
     @property
     def _activations(self) -> int:

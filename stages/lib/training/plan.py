@@ -5,8 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from datasets import Dataset
 
 from stages.lib.common import cli, params
+from stages.lib.model import devices, models
+from stages.lib.rows import batches
 
 LOG_POINTS = 20  # a curve of fewer points shows nothing
 GPT2_PARAMETERS = 124_439_808
@@ -19,6 +25,7 @@ _WRITTEN = 200e6  # bytes of a checkpoint in a second, hashed and safe on the di
 class Plan:
     """How long a run is."""
 
+    rows: int
     batches: int  # that make one step, over all processes
     steps_per_epoch: int
     steps: int
@@ -31,7 +38,7 @@ class Plan:
         steps_per_epoch = math.ceil(rows / (settings.batch_size * batches))
         steps = settings.max_steps or math.ceil(steps_per_epoch * settings.epochs)
         # Fewer steps to a point where the curve would have less than some twenty of them.
-        return cls(batches, steps_per_epoch, steps, min(settings.logging_steps, max(1, steps // LOG_POINTS)))
+        return cls(rows, batches, steps_per_epoch, steps, min(settings.logging_steps, max(1, steps // LOG_POINTS)))
 
     def validates_after(self, step: int, settings: params.Train) -> bool:
         """Whether validation belongs to this step: after each epoch, at the end, and as often as it was asked for."""
@@ -41,6 +48,28 @@ class Plan:
     def saves_after(self, step: int, settings: params.Train) -> bool:
         """Whether a checkpoint belongs to this step: with every validation, and as often as it was asked for."""
         return step % settings.save_steps == 0 or self.validates_after(step, settings)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is to be trained, for how long, and how it is computed here."""
+
+    settings: params.Train
+    rows: Dataset
+    plan: Plan
+    speed: devices.Speed
+    device: torch.device
+
+    @classmethod
+    def of(cls, tokens: Path, base: Path, settings: params.Train, device: torch.device, processes: int = 1) -> Task:
+        """The task that the settings set, over the training rows in `tokens`, for steps of so many processes.
+
+        Raises UserError where this device cannot compute as they ask for.
+        """
+        rows = batches.open_rows(tokens, "train")
+        plan = Plan.of(settings, len(rows), processes)
+        speed = devices.choose_speed(settings, device, plan.steps, models.head_width(base))
+        return cls(settings, rows, plan, speed, device)
 
 
 class Pace:

@@ -9,6 +9,7 @@ import subprocess
 import threading
 import urllib.error
 import urllib.request
+import warnings
 from contextlib import contextmanager
 
 import numpy as np
@@ -107,10 +108,29 @@ class Visitor(Watched):
                 window.looker.observe(document.body, how)
             }"""
         )
-        self.page.click("#write")
-        self.page.wait_for_function("window.begun")
+        self.press_write("window.begun")
         self.wait()
         return self.page.evaluate("window.seen")
+
+    def press_write(self, happens):
+        """Press the button until something `happens`, an expression says what; twice at most.
+
+        Once in some twenty runs of all tests nothing came of the first press, and nobody knows why: a second one that
+        is needed is told with all that may explain it.
+        """
+        from playwright.sync_api import TimeoutError as NotInTime
+
+        for presses_left in (1, 0):
+            self.page.click("#write")
+            try:
+                return self.page.wait_for_function(happens, timeout=20_000)
+            except NotInTime:
+                knobs = self.page.eval_on_selector_all("#knobs input, #knobs textarea", "all => all.map(e => e.value)")
+                asked = [url for url in self.asked if "/gradio_api/" in url]
+                what = f"{self.said()!r}, knobs {knobs}, asked {asked}, complaints {self.complaints}"
+                if not presses_left:
+                    pytest.fail(f"nothing came of two presses: {what}")
+                warnings.warn(f"nothing came of a press: {what}", stacklevel=2)
 
     def wait(self):
         """Until the texts that are being written are there."""
@@ -196,8 +216,7 @@ def test_a_text_is_kept_as_generate_writes_it(browser, served, finished):
 def test_what_cannot_be_is_one_line_on_the_page(browser, served):
     visitor = Visitor(browser, served)
     visitor.turn(seed="-5")
-    visitor.page.click("#write")
-    visitor.page.wait_for_selector("#state .bad")
+    visitor.press_write("document.querySelector('#state .bad')")
     assert visitor.said() == "error: -5 is no seed: it is a number from 0 to 4294967295"
     visitor.turn(seed="", length=9)
     visitor.write("Кот ")
