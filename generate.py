@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import secrets
 import sys
 from bisect import bisect_left
@@ -25,7 +24,7 @@ from typing import TYPE_CHECKING, TextIO
 
 import stages
 from stages.lib.common import cli, files, params, plain_yaml
-from stages.lib.common.translation import Parser, translated
+from stages.lib.common.translation import Parser, above, translated
 
 if TYPE_CHECKING:  # the libraries behind these take seconds to load, and --help should not wait for them
     from transformers import GPT2LMHeadModel
@@ -83,21 +82,6 @@ def arguments() -> argparse.Namespace:
     if args.prompts and args.prompt is not None:
         parser.error("argument --prompts: not together with a prompt on the command line")
     return args
-
-
-def above(kind: type, least: float, most: float = math.inf) -> Callable[[str], float]:
-    """A converter for argparse that takes a number from `least` to `most`."""
-
-    def convert(text: str) -> float:
-        value = kind(text.replace(",", ".") if kind is float else text)  # 0,8 as people write it
-        if not value >= least:
-            raise argparse.ArgumentTypeError(f"{text} is below {least}")
-        if value > most:
-            raise argparse.ArgumentTypeError(f"{text} is above {most}")
-        return value
-
-    convert.__name__ = kind.__name__
-    return convert
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ Reads any JSON Lines files (`{"text": "..."}`), learns a byte-level BPE vocabula
 the pipeline does, and trains with Muon on the matrices inside the blocks and AdamW on everything else. The learning
 rate rises over the first steps and then falls in a straight line to zero. `FILE:N` goes over a file N times.
 
-Vocabulary, rows and the state of training stand in the folder OUTPUT.work; after a kill the same command goes on from
-there. The model is stored as bfloat16 safetensors, half the size of float32.
+Vocabulary, rows and the state of training stand in the folder OUTPUT.work; stopped or killed, the same command goes on
+from there. The model is stored as bfloat16 safetensors, half the size of float32.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,13 +29,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, 
 from tqdm import tqdm
 from transformers import GPT2Config
 
-from generate import above
 from stages.lib.bases import vocabularies
 from stages.lib.common import cli, files
-from stages.lib.common.translation import Parser
+from stages.lib.common.translation import Parser, above, folder
 from stages.lib.corpus import documents, lines
 from stages.lib.model import devices, scoring
 from stages.lib.model import models as gpt2
+from stages.lib.processes.interruption import Interruption
 from stages.lib.rows import batches, packing, tokens
 from stages.lib.rows.encoder import Encoder
 
@@ -108,7 +110,8 @@ def prepare(sources: list[Source], work: Path, vocabulary: int, context: int) ->
         if not path.exists():
             with files.new_file(path) as partial:
                 rows, _, count = tokens.write_rows(partial, packing.pack(encoded(source, encoder), context))
-            cli.say(f"{source.path}: {count} tokens in {rows} rows of {context}, read {source.passes} times")
+            again = f", read {source.passes} times" if source.passes > 1 else ""
+            cli.say(f"{source.path}: {count} tokens in {rows} rows of {context}{again}")
 
 
 def optimizers(model: torch.nn.Module, matrix_rate: float, rate: float) -> list[torch.optim.Optimizer]:
@@ -133,8 +136,8 @@ def schedule(step: int, steps: int, warmup: int) -> float:
     return min((step + 1) / warmup, (steps - step) / max(1, steps - warmup))
 
 
-def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.nn.Module:
-    """Train from the state in `work`, or from the start, until every pass is done."""
+def train(args: argparse.Namespace, sources: list[Source], work: Path, interruption: Interruption) -> torch.nn.Module:
+    """Train from the state in `work`, or from the start, until every pass is done. Raises Stopped when told to stop."""
     torch.manual_seed(args.seed)
     tokenizer = tokens.Tokenizer(work)
     config = GPT2Config(
@@ -158,13 +161,20 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.
     made = optimizers(model, args.matrix_rate, args.rate)
     state_file, start, seen, trained = work / "state.pt", 0, 0, 0.0
     if state_file.exists():
-        state = torch.load(state_file)
+        state = _read(state_file)
         start, seen, trained = state["step"], state["tokens"], state["seconds"]
         model.load_state_dict(state["model"])
         for optimizer, saved in zip(made, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         cli.say(f"goes on from step {start} of {steps}")
-    cli.say(f"{gpt2.parameters(model) / 1e6:.2f} M parameters, {steps} steps of {args.batch_rows} rows")
+    cli.say(
+        f"{gpt2.parameters(model) / 1e6:.2f} M parameters, {steps} step{'s' * (steps > 1)} of {args.batch_rows} rows"
+    )
+    if steps < args.warmup:
+        cli.say(
+            f"  the learning rate should rise over {args.warmup} steps: in so few a model learns little; go over the "
+            "files more often (FILE:N), or lower --batch-rows"
+        )
     began = saved_at = time.monotonic()
     nats_sum = count_sum = 0.0
     for step in tqdm(range(start, steps), initial=start, total=steps, disable=None):
@@ -188,13 +198,21 @@ def train(args: argparse.Namespace, sources: list[Source], work: Path) -> torch.
             rate = seen / (trained + now - began)
             cli.say(f"step {step + 1}/{steps}: {nats_sum / count_sum:.4f} nats a token, {rate:.0f} tokens/s")
             nats_sum = count_sum = 0.0
-        if now - saved_at > args.save_seconds or step + 1 == steps:
+        if now - saved_at > args.save_seconds or step + 1 == steps or interruption.reason:
             with files.new_file(state_file) as partial:
                 state = {"step": step + 1, "tokens": seen, "seconds": trained + now - began}
                 state |= {"model": model.state_dict(), "optimizers": [optimizer.state_dict() for optimizer in made]}
                 torch.save(state, partial)
             saved_at = now
+            interruption.check(f"at step {step + 1} of {steps}")
     return model.eval()
+
+
+def _read(state_file: Path) -> dict[str, Any]:
+    try:
+        return torch.load(state_file)
+    except (RuntimeError, EOFError, UnpicklingError):
+        raise cli.UserError(f"{state_file} is damaged: delete it, and training begins anew") from None
 
 
 def save(model: torch.nn.Module, work: Path, output: Path) -> None:
@@ -217,13 +235,13 @@ def evaluate(model: torch.nn.Module, encoder: Encoder, path: Path, limit: int) -
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(__doc__)
+    parser, rate = Parser(__doc__), above(float, 1e-6, 1)
     parser.add_argument("--corpus", nargs="+", required=True, metavar="FILE[:N]", help="JSON Lines; N passes over it")
     parser.add_argument("--evaluate", nargs="*", default=[], metavar="FILE", help="JSON Lines to measure at the end")
     parser.add_argument(
         "--documents", type=above(int, 1), default=120, help="of each such file, evenly spaced (default 120)"
     )
-    parser.add_argument("--output", type=Path, required=True, help="folder of the model")
+    parser.add_argument("--output", type=folder, required=True, help="folder of the model")
     parser.add_argument("--vocabulary", type=above(int, 257), default=8192, help="entries (default 8192)")
     parser.add_argument("--layers", type=above(int, 1), default=4)
     parser.add_argument("--width", type=above(int, 1), default=256)
@@ -232,12 +250,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--batch-rows", type=above(int, 1), default=8, help="rows of `context` tokens a step (default 8)"
     )
-    parser.add_argument("--matrix-rate", type=float, default=6e-3, help="peak learning rate of Muon (default 6e-3)")
-    parser.add_argument("--rate", type=float, default=3e-3, help="peak learning rate of AdamW (default 3e-3)")
+    parser.add_argument("--matrix-rate", type=rate, default=6e-3, help="peak learning rate of Muon (default 6e-3)")
+    parser.add_argument("--rate", type=rate, default=3e-3, help="peak learning rate of AdamW (default 3e-3)")
     parser.add_argument("--warmup", type=above(int, 1), default=100, help="steps (default 100)")
     parser.add_argument("--bfloat16", action="store_true", help="faster on GPUs, and on CPUs with AVX512-BF16 or AMX")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--save-seconds", type=float, default=300, help="time between two saves (default 300)")
+    parser.add_argument("--seed", type=above(int, 0, 2**32 - 1), default=0)
+    parser.add_argument(
+        "--save-seconds", type=above(float, 0), default=300, help="time between two saves (default 300)"
+    )
     args = parser.parse_args()
     if args.width % args.heads:
         parser.error(f"argument --heads: {args.width} is no multiple of {args.heads}")
@@ -250,10 +270,12 @@ def main() -> None:
     devices.keep_freed_memory()
     sources = [Source.parse(text) for text in args.corpus]
     for path in [*(source.path for source in sources), *args.evaluate]:
-        lines.size(path)  # a file that is not there is better known before hours of training than after
-    for path in args.evaluate:
-        if next(Source(Path(path), 1).texts(), None) is None:
-            raise cli.UserError(f"{path} has no document to measure")
+        lines.size(path)  # what is not there is better known before hours of training than after
+    for source in [*sources, *(Source(Path(path), 1) for path in args.evaluate)]:
+        if next(source.texts(), None) is None:
+            raise cli.UserError(
+                f"{cli.printable(str(source.path))} has no document: files are JSON Lines, as tools.collect makes them"
+            )
     work = args.output.with_name(args.output.name + ".work")
     work.mkdir(parents=True, exist_ok=True)
     command = work / "command.json"
@@ -264,11 +286,16 @@ def main() -> None:
         raise cli.UserError(f"{work} belongs to another command or other files: delete it, or give another --output")
     files.write_json(command, given)
     prepare(sources, work, args.vocabulary, args.context)
-    save(train(args, sources, work), work, args.output)
+    with Interruption() as interruption:
+        model = train(args, sources, work, interruption)
+    save(model, work, args.output)
     stored = gpt2.load(args.output)
     for name in args.evaluate:
         figure = evaluate(stored, Encoder(args.output), Path(name), args.documents)
         cli.say(f"{name}: {figure:.4f} bits per byte")
+    place = cli.printable(str(args.output))
+    cli.say(f"{place} is a base now: in params.yaml set base.folder: {place}, base.hub: null")
+    cli.say(f"  and tokenize.max_length: {args.context} or less; {cli.printable(str(work))} can go")
 
 
 if __name__ == "__main__":

@@ -20,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from contextlib import nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from ruamel.yaml import YAML
@@ -54,7 +56,8 @@ def main() -> None:
         raise cli.UserError(f"{args.folder} is not empty: name a folder that is, or that is not there yet")
     home = Path.cwd()
     params.load()  # a mistake there, or a command typed in another folder, is found at once
-    with nullcontext(args.folder) if args.folder else tempfile.TemporaryDirectory(prefix="reproduce-") as folder:
+    nowhere = partial(tempfile.TemporaryDirectory, prefix="reproduce-")
+    with _emptied_if_interrupted(args.folder) if args.folder else nowhere() as folder:
         started = time.monotonic()
         copy = take(home, Path(folder).absolute())
         committed = differences.read_run(copy)
@@ -70,6 +73,16 @@ def main() -> None:
             if kept.returncode:
                 raise cli.UserError("the outputs could not be put into the cache, see above")
             cli.say("They are in the cache of this project now.")
+
+
+@contextmanager
+def _emptied_if_interrupted(folder: Path) -> Iterator[Path]:
+    """The folder that was given, empty as it was after Ctrl-C: for the same command to start again."""
+    try:
+        yield folder
+    except KeyboardInterrupt:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def take(home: Path, folder: Path) -> Path:
@@ -203,9 +216,10 @@ def _environment() -> dict[str, str]:
     """This one, but for what would have a command work elsewhere than in its folder.
 
     DVC's variables would make a repro inside a stage believe that it is that stage; git's, which it sets for hooks,
-    name the repository of the user in the place of the copy.
+    name the repository of the user in the place of the copy. A stage that fails there has nothing to be brought back.
     """
-    return {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "DVC_STAGE", *_OF_GIT)}
+    left = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "DVC_STAGE", *_OF_GIT)}
+    return left | {cli.IN_A_COPY: "1"}
 
 
 def _must(folder: Path, *command: str) -> str:

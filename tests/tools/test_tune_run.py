@@ -1,6 +1,7 @@
 """A search with training that is only pretended: its time, its interruptions, and what is said at the end."""
 
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -8,7 +9,9 @@ from tiny_training import SETTINGS
 
 from stages.lib.common import params
 from stages.lib.common.cli import Stopped, UserError
+from stages.lib.processes.interruption import Interruption
 from tools.tune import outcome, run, workplace
+from tools.tune.search import PARTS, Job, Result, Search
 from tools.tune.workplace import StageFailed
 
 COMMITTED = params.Train(**{**SETTINGS, "scheduler": "cosine"})
@@ -245,6 +248,28 @@ def test_a_gain_that_may_be_chance_is_not_taken(tmp_path, clock, capsys):
     assert "tune: that may be chance: keep the settings as they are" in said
     assert place.evaluated == []  # nobody looked at test documents
     assert "dvc exp apply" not in said
+
+
+def test_of_two_that_are_better_the_one_that_is_told_from_chance_is_taken(tmp_path, clock, capsys):
+    """The other was found when there was no time left for a second run of it."""
+    jobs = [Job(0, {}, 1.0, part) for part in PARTS]
+    told, newest = (Job(number, {"train.weight_decay": 0.1 * number}, 1.0, 1) for number in (1, 2))
+    jobs += [replace(jobs[-1], seed=1), told, replace(told, seed=1), newest]
+    bits = [1.5, 1.5, 1.5, 1.501, 1.4, 1.401, 1.39]
+    found = Search(None, [Result(job, 10.0, one) for job, one in zip(jobs, bits, strict=True)])
+    outcome.conclude(found, Pretended(tmp_path, clock, None), Interruption())
+    said = capsys.readouterr().out
+    assert "the best: tune-1: train.weight_decay=0.1" in said
+    assert "-0.1000 bits per byte against the settings as they are, standard error 0.0007" in said
+
+
+def test_what_would_tell_is_said_in_minutes(tmp_path, clock, capsys):
+    jobs = [*(Job(0, {}, 1.0, part) for part in PARTS), Job(1, {"train.weight_decay": 0.1}, 1.0, 1)]
+    found = Search(None, [Result(job, 60.0, 1.5 - 0.1 * job.number) for job in jobs])
+    outcome.conclude(found, Pretended(tmp_path, clock, None), Interruption())
+    said = capsys.readouterr().out
+    assert "with one seed, which shows no spread" in said
+    assert "the same command with --minutes 8 goes on" in said
 
 
 def test_where_nothing_is_better_the_settings_stay(tmp_path, clock, capsys):

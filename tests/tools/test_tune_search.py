@@ -122,6 +122,40 @@ def test_a_search_ends_within_its_time_and_uses_it(budget):
     assert [job.seed for job in jobs[:3]] == [0, 0, 0]
 
 
+def test_a_trial_that_is_the_best_is_told_from_chance_before_the_search_goes_on():
+    search = Search(proposals(random_goodness))
+    jobs, _ = played(search, 20 * STEPS)
+    place = next(place for place, job in enumerate(jobs) if job.whole and job.number)
+    assert search.results[place].bits < search.results[2].bits
+    assert jobs[place + 1 : place + 3] == [replace(jobs[2], seed=1), replace(jobs[place], seed=1)]
+    assert jobs[place + 3].part > 1  # and then others are tried
+
+
+def test_where_runs_take_longer_or_shorter_than_before_the_best_is_told_from_chance_as_well():
+    """On a busy machine: of twenty searches one may come to nothing."""
+    told = 0
+    for seed in range(20):
+        draw, search, left = random.Random(seed), Search(proposals(random_goodness)), 8 * STEPS
+        while job := search.next(left):
+            took = seconds(job) * draw.choice([0.8, 1.0, 1.25])
+            left -= took
+            if left < 0:  # cut off
+                break
+            search.results.append(Result(job, took, bits(job)))
+        told += any(len(search.of(one.job.number)) >= 2 for _, one in search.best())
+    assert told >= 19
+
+
+def test_trials_are_compared_over_the_seeds_that_both_have_had():
+    results = [Result(Job(0, {}, 1.0, part), 10.0, 2.0) for part in PARTS]
+    lucky, steady = (Job(number, {"train.weight_decay": 0.1 * number}, 1.0, 1) for number in (1, 2))
+    results += [Result(lucky, 10.0, 1.5), Result(steady, 10.0, 1.6)]
+    assert [one.job.number for _, one in Search(None, results).best()] == [1, 2]
+    results += [Result(Job(0, {}, 1.0, 1, 1), 10.0, 2.0), Result(replace(lucky, seed=1), 10.0, 1.9)]
+    assert [(pytest.approx(gain), one.job.number) for gain, one in Search(None, results).best()] == [(0.4, 2), (0.3, 1)]
+    assert Search(None, results).minutes_to_tell(steady) == math.ceil((70 + 10) / 60) + 1
+
+
 def test_the_best_of_many_is_found():
     search = Search(proposals(random_goodness))
     jobs, _ = played(search, 20 * STEPS)

@@ -70,7 +70,7 @@ def _say_beside(line: str) -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
-    parser = Parser(__doc__, prog="python -m tools.collect")
+    parser = Parser(__doc__)
     parser.add_argument("sources", nargs="+", metavar="SOURCE", help="a file, a folder or an archive")
     parser.add_argument("--output", default=OUTPUT, metavar="FILE", help=f"default: {OUTPUT}; - for the terminal")
     parser.add_argument("--force", action="store_true", help="replace the file that is there")

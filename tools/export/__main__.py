@@ -13,7 +13,7 @@ import argparse
 from pathlib import Path
 
 from stages.lib.common import cli
-from stages.lib.common.translation import Parser
+from stages.lib.common.translation import Parser, folder
 from tools.export import to_gguf, to_onnx
 
 MODEL, OUTPUT = Path("model/finetuned"), Path("build/export")
@@ -33,11 +33,11 @@ def main() -> None:
 
 def arguments() -> argparse.ArgumentParser:
     """What the command takes."""
-    parser = Parser(__doc__, prog="python -m tools.export")
+    parser = Parser(__doc__)
     parser.add_argument("form", choices=("gguf", "onnx"), help="what to write")
     parser.add_argument("--type", choices=to_gguf.TYPES, help="of the weights of gguf; default: f16")
-    parser.add_argument("--model", type=Path, default=MODEL, help=f"the model's folder; default: {MODEL}")
-    parser.add_argument("--output", type=Path, default=OUTPUT, help=f"the folder to write to; default: {OUTPUT}")
+    parser.add_argument("--model", type=folder, default=MODEL, help=f"the model's folder; default: {MODEL}")
+    parser.add_argument("--output", type=folder, default=OUTPUT, help=f"the folder to write to; default: {OUTPUT}")
     return parser
 
 

@@ -34,11 +34,12 @@ def export(model_folder: Path, output: Path) -> None:
     """
     for module in ("onnx", "onnxscript"):
         package(module, "ONNX", EXPORT)
-    files.need(model_folder / "model.safetensors")
+    models.require(model_folder)
     # As it is: the pipeline's own operations, which are there for training, are none that ONNX has.
     with files.reading(model_folder), models.quiet():
         model = GPT2LMHeadModel.from_pretrained(model_folder, dtype=torch.float32, use_safetensors=True).eval()
     model.config.use_cache = True
+    cli.say("export: the model is traced, which takes a minute")
     models.check_finite(model.named_parameters(), str(model_folder))
     folder = output / f"{model_folder.resolve().name}-onnx"
     with files.new_folder(folder) as partial, files.writing(partial):

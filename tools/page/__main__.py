@@ -17,7 +17,7 @@ from pathlib import Path
 import generate
 import stages
 from stages.lib.common import cli
-from stages.lib.common.translation import Parser
+from stages.lib.common.translation import Parser, above
 from tools.packages import PAGE, package
 from tools.page import server
 
@@ -27,6 +27,8 @@ HOST, PORT, KEPT = "127.0.0.1", 7860, Path("logs/kept.jsonl")
 def main() -> None:
     """Serve the page until Ctrl-C."""
     args = arguments()
+    if args.keep.is_dir():
+        raise cli.UserError(f"--keep: {cli.printable(str(args.keep))} is a folder: name a file")
     os.environ |= {"GRADIO_ANALYTICS_ENABLED": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
     with server.listening(args.host, args.port) as taken:
         with stages.loading():
@@ -47,9 +49,9 @@ def main() -> None:
 
 def arguments() -> argparse.Namespace:
     """The command line."""
-    parser = Parser(__doc__, prog="python -m tools.page")
+    parser = Parser(__doc__)
     parser.add_argument("--host", default=HOST, help="the address to listen at; by default only this machine sees it")
-    parser.add_argument("--port", type=generate.above(int, 0, 65535), default=PORT, help="0: any that is free")
+    parser.add_argument("--port", type=above(int, 0, 65535), default=PORT, help="0: any that is free")
     parser.add_argument("--keep", type=Path, default=KEPT, metavar="FILE", help="where texts go that are kept")
     return parser.parse_args()
 

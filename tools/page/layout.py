@@ -113,7 +113,7 @@ class Page:
 def _seed(text: str) -> int:
     """The seed that was typed, or a new one. Raises UserError where it is none."""
     try:
-        return generate.above(int, 0, 2**32 - 1)(text) if text.strip() else secrets.randbelow(2**32)
+        return translation.above(int, 0, 2**32 - 1)(text) if text.strip() else secrets.randbelow(2**32)
     except (ValueError, argparse.ArgumentTypeError):
         raise cli.UserError(f"{cli.printable(text)} is no seed: it is a number from 0 to {2**32 - 1}") from None
 

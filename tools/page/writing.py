@@ -107,7 +107,7 @@ class Run:
             self._look_for_copies(written)
         except _Enough:
             pass
-        except (cli.UserError, OSError, MemoryError, RuntimeError) as error:
+        except Exception as error:  # whatever it is: who looks at the page sees nothing else of it
             known = str(error) if isinstance(error, cli.UserError) else cli.refusal(error)
             self.error = known or f"{type(error).__name__}: {cli.printable(str(error))}"
 

@@ -31,7 +31,7 @@ FOLDER = Path(".dvc/tmp/tune")
 
 def main() -> None:
     """Search, and say what was found."""
-    parser = Parser(__doc__, prog="python -m tools.tune")
+    parser = Parser(__doc__)
     parser.add_argument(
         "--minutes", type=_minutes, required=True, help="that all trials may take, those before included"
     )

@@ -8,7 +8,7 @@ from stages.lib.common import cli
 from stages.lib.common.cli import UserError
 from stages.lib.processes.interruption import Interruption
 from tools.tune import verdict
-from tools.tune.search import Search
+from tools.tune.search import Job, Search
 from tools.tune.space import Changes, shown
 from tools.tune.workplace import StageFailed, Workplace
 
@@ -25,20 +25,32 @@ def conclude(search: Search, workplace: Workplace, interruption: Interruption) -
     count = len({one.job.number for one in search.results if one.job.number})
     cli.say(f"tune: {count} trial{'s' * (count > 1)} besides the settings as they are, {len(search.results)} runs")
     cli.say(f"  all of them: {cli.command(_TABLE)}")
-    found = next((one.job for _, one in search.best() if one.job.whole), None)
-    if found is None:
-        cli.say("tune: no trial is better than the settings as they are: keep these")
+    whole = [one.job for _, one in search.best() if one.job.whole]
+    if not whole:
+        cli.say(
+            "tune: no trial is better than the settings as they are: keep these; the same command with more minutes "
+            "goes on"
+        )
         return
-    before, after = ([one.bits for one in search.of(number)] for number in (0, found.number))
-    gain = verdict.gain(before, after)
+    gains = [_gain(search, job) for job in whole]
+    # Of a better one that was found last there may be one run only.
+    found, gain = next(((job, gain) for job, gain in zip(whole, gains, strict=True) if gain.sure), (whole[0], gains[0]))
     cli.say(f"  the best: {found.called}: {shown(found.changes)}")
-    error = f"standard error {gain.error:.4f}" if gain.error is not None else "one seed each, which shows no spread"
+    error = f"standard error {gain.error:.4f}" if gain.error is not None else "with one seed, which shows no spread"
     cli.say(f"  in validation {-gain.gain:+.4f} bits per byte against the settings as they are, {error}")
     if not gain.sure:
-        cli.say("tune: that may be chance: keep the settings as they are; the same command with more minutes goes on")
+        cli.say(
+            "tune: that may be chance: keep the settings as they are; the same command with --minutes "
+            f"{search.minutes_to_tell(found)} goes on"
+        )
         return
     _show_test(workplace, found.changes, interruption)
     cli.say(f"tune: to take it over: {cli.command(f'dvc exp apply {BEST}')}")
+
+
+def _gain(search: Search, job: Job) -> verdict.Gain:
+    before, after = ([one.bits for one in search.of(number)] for number in (0, job.number))
+    return verdict.gain(before, after)
 
 
 def _show_test(workplace: Workplace, changes: Changes, interruption: Interruption) -> None:

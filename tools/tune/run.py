@@ -49,6 +49,8 @@ class Run:
             if not self._finished(job):
                 break
         self._require_a_trial()
+        if self.left > 0 and self.search.has_more():
+            cli.say(f"  {_clock(self.left)} is too little for another run with what follows from it")
 
     def _finished(self, job: Job) -> bool:
         """Run a job, or go on with it; tell whether it came to its end."""

@@ -6,14 +6,16 @@ rate included, and begins anew. This is the asynchronous form (ASHA, Li et al. 2
 follows from the results so far and from nothing else, so that an interrupted search goes on where it was.
 
 Trial 0 has the committed settings, at each length. A length whose steps take less time than a run takes to start is
-left out. Some time is kept for the end: the best trial at its whole length, and it and trial 0 once more, with
-another seed, as one run says nothing about chance.
+left out. One run says nothing about chance: so the best trial, once it has had its whole length, and trial 0 have
+another seed before the search goes on, and time for that is kept. What was told once stays told, whenever it ends.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from statistics import mean
 
 import numpy as np
 
@@ -71,6 +73,10 @@ class Search:
         for part in PARTS:
             if not self._found(0, part):
                 return Job(0, {}, 1.0, part)
+        best = next((one.job for _, one in self.best()), None)
+        telling = self._until_told(best, 2) if best and best.whole else []
+        if telling and sum(map(self.seconds, telling)) <= left:
+            return telling[0]
         job = self._to_explore()
         if job and self.seconds(job) + self._kept_back() <= left:
             return job
@@ -85,6 +91,16 @@ class Search:
         """How many seconds the first trial after trial 0 takes with all that follows from it."""
         job = self._to_explore()
         return self._kept_back() + (self.seconds(job) if job else 0)
+
+    def has_more(self) -> bool:
+        """Whether there is anything that was not tried."""
+        return self._to_explore() is not None
+
+    def minutes_to_tell(self, job: Job) -> int:
+        """The least `--minutes` that tell, by what runs have taken, whether a trial is better by more than chance."""
+        lacking = self._until_told(job, 2) or self._until_told(job, SEEDS)
+        seconds = sum(one.seconds for one in self.results) + sum(map(self.seconds, lacking))
+        return math.ceil(seconds / 60) + 1
 
     @property
     def parts(self) -> list[int]:
@@ -118,13 +134,17 @@ class Search:
         return [one for one in self.results if one.job.number == number and one.job.whole and one.bits is not None]
 
     def best(self) -> list[tuple[float, Result]]:
-        """Trials that are better than trial 0 at the greatest length that they had, and by how much; the best first."""
+        """Trials that are better than trial 0 at the greatest length that they had, and by how much; the best first.
+
+        By how much is the mean over the seeds that both have had.
+        """
         found = {}
         for part in PARTS:  # a greater length takes the place of a smaller one
-            reference = self._found(0, part)
             for one in self._at(part):
-                if one.job.number and reference and reference.bits is not None:
-                    found[one.job.number] = (reference.bits - one.bits, one)
+                seeds = [(self._bits(0, part, seed), self._bits(one.job.number, part, seed)) for seed in range(SEEDS)]
+                gains = [before - after for before, after in seeds if before is not None and after is not None]
+                if one.job.number and gains:
+                    found[one.job.number] = (mean(gains), one)
         return sorted(((gain, one) for gain, one in found.values() if gain > 0), key=lambda found: -found[0])
 
     def _to_explore(self) -> Job | None:
@@ -168,6 +188,10 @@ class Search:
         """Results with the first seed at a length, the best first; without those that failed."""
         found = [one for one in self.results if one.job.part == part and not one.job.seed and one.bits is not None]
         return sorted(found, key=lambda one: one.bits)
+
+    def _bits(self, number: int, part: int, seed: int) -> float | None:
+        found = self._found(number, part, seed)
+        return found.bits if found else None
 
     def _found(self, number: int, part: int, seed: int = 0) -> Result | None:
         wanted = (number, part, seed)

@@ -56,6 +56,7 @@ _REFUSALS = {
 _REFUSALS[errno.EEXIST] = _REFUSALS[errno.ENOTDIR]  # as Python says where it would make the folder
 _LONGEST_LINE = 2000  # characters of an error
 _exit: Callable[[int], None] = sys.exit
+IN_A_COPY = "PIPELINE_IN_A_COPY"  # in the environment: the outputs here are nobody's, and need not come back
 DATA_STAGES = ("base", "validate", "tokenize")
 
 
@@ -171,7 +172,7 @@ def _fail(message: str, status: int, advice: str | None = None) -> None:
     lines = [printable(line, _LONGEST_LINE) for line in translated(f"error: {message}").split("\n")]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
     cached = any(map(os.path.exists, (".dvc/cache/files", ".dvc/config.local")))  # a fresh clone has none
-    if cached and os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
+    if cached and IN_A_COPY not in os.environ and os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
         print(translated(RESTORE), file=sys.stderr, flush=True)
     if advice:
         print(translated(advice), file=sys.stderr, flush=True)

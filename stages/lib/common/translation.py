@@ -19,7 +19,9 @@ A message matches only where its holes hold the numbers and, for the last, the m
 from __future__ import annotations
 
 import argparse
+import math
 import re
+import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 from itertools import count
@@ -185,12 +187,40 @@ def _holes(literals: list[str], text: str) -> list[str] | None:
     return [*holes, text[at:end]]
 
 
+def above(kind: type, least: float, most: float = math.inf) -> Callable[[str], float]:
+    """A converter for argparse that takes a number from `least` to `most`."""
+
+    def convert(text: str) -> float:
+        value = kind(text.replace(",", ".") if kind is float else text)  # 0,8 as people write it
+        if not value >= least:
+            raise argparse.ArgumentTypeError(f"{text} is below {least}")
+        if value > most:
+            raise argparse.ArgumentTypeError(f"{text} is above {most}")
+        return value
+
+    convert.__name__ = kind.__name__
+    return convert
+
+
+def folder(text: str) -> Path:
+    """A converter for argparse that takes the name of a folder, which may not be there yet."""
+    if (path := Path(text)).exists() and not path.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is a file, and no folder")
+    return path
+
+
+def _own_name() -> str | None:
+    """How this command is typed, where it was as `python -m MODULE`; Python before 3.14 would show its file."""
+    module = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {module.name.removesuffix('.__main__')}" if module else None
+
+
 class Parser(argparse.ArgumentParser):
     """A command line, described as its module is, whose help and errors are in the user's language."""
 
-    def __init__(self, description: str, prog: str | None = None) -> None:
+    def __init__(self, description: str) -> None:
         formatter = argparse.RawDescriptionHelpFormatter
-        super().__init__(prog, description=translated(description), formatter_class=formatter)
+        super().__init__(_own_name(), description=translated(description), formatter_class=formatter)
 
     def format_help(self) -> str:
         """What --help prints; argparse's own words too are in the user's language."""

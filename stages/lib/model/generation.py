@@ -211,7 +211,7 @@ def _generate(
 ) -> list[list[int]]:
     """What the model writes after each of `prompts`, which are equally long; a text ends with the token `closing`."""
     room = model.config.n_positions - len(prompts[0])
-    drawn = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+    drawn = {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p), "top_k": sampling.top_k}
     chosen = GenerationConfig(
         max_new_tokens=min(sampling.new_tokens, room),
         do_sample=sampling.temperature > 0,

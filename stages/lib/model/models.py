@@ -17,7 +17,7 @@ from transformers import GenerationConfig, GPT2Config, GPT2LMHeadModel
 from transformers.utils import logging
 
 from stages.lib.common import files
-from stages.lib.common.cli import UserError, command
+from stages.lib.common.cli import UserError, command, printable
 from stages.lib.model import threads
 from stages.lib.model.attention import find_documents
 
@@ -26,6 +26,8 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.tx
 # How other tools write with a tuned model unless they are told otherwise: as generate.py does. Without, they would take
 # the likeliest token every time, and go round in circles.
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
+_WEIGHTS = "model.safetensors"
+_OF_STAGES = (Path("model/base"), Path("model/finetuned"))  # that the stages make
 _FUSED = {"gelu_new": "gelu_pytorch_tanh"}
 
 
@@ -35,8 +37,7 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
     `dropout` is the share of units dropped in training mode, everywhere GPT-2 has dropout; `attention` is transformers'
     name of a kernel, or `documents`. Raises UserError when the folder holds no model.
     """
-    if not (Path(folder) / "model.safetensors").exists():
-        raise UserError(f"{folder} holds no model yet: run {command('dvc repro')}")
+    require(Path(folder))
     with files.reading(folder), quiet():
         config = at_work(GPT2Config.from_pretrained(folder), dropout, attention)
         model = GPT2LMHeadModel.from_pretrained(folder, config=config, dtype=torch.float32, use_safetensors=True)
@@ -44,6 +45,15 @@ def load(folder: str | Path, dropout: float = 0.0, attention: str = "sdpa") -> G
     # What the folder says of generation is for other tools: here it would fill in whatever a command leaves open.
     model.generation_config = GenerationConfig(bos_token_id=config.bos_token_id, eos_token_id=config.eos_token_id)
     return find_documents(threads.share_alike(model)).eval()
+
+
+def require(folder: Path) -> None:
+    """Raise UserError when the folder holds no model."""
+    if (folder / _WEIGHTS).exists():
+        return
+    if folder in _OF_STAGES:
+        raise UserError(f"{folder} holds no model yet: run {command('dvc repro')}")
+    raise UserError(f"{printable(str(folder))} holds no model: there is no {_WEIGHTS}")
 
 
 def create(config: GPT2Config, attention: str = "sdpa") -> GPT2LMHeadModel:
