@@ -124,6 +124,8 @@ class Models:
         What is left leaves room for `new_tokens`, or for half the context. Raises UserError when the prompt is no text.
         """
         if any("\ud800" <= character <= "\udfff" for character in prompt.text):
+            if prompt.place:
+                raise cli.UserError(f"{prompt.place}: half a surrogate pair, which is no character: remove it")
             raise cli.UserError("the prompt is not UTF-8: set the terminal's encoding to UTF-8")
         if self._fits(prompt.text, self.context):
             return prompt
@@ -226,7 +228,7 @@ def line_of(prompt: str, continued: Continuation, name: str, seed: int) -> str:
 def main() -> None:
     """Continue the prompt, or the prompts of a file, or those that are typed."""
     args = arguments()
-    if args.output not in (None, STANDARD) and Path(args.output).exists():
+    if args.output not in (None, STANDARD) and (Path(args.output).is_file() or Path(args.output).is_dir()):
         raise cli.UserError(f"{cli.printable(args.output)} is there already: name another file, or remove it")
     if args.prompt is not None:
         prompts = [Prompt(args.prompt)]
@@ -350,6 +352,10 @@ def _output(name: str) -> Iterator[TextIO]:
     if name == STANDARD:
         getattr(sys.stdout, "reconfigure", lambda **_: None)(encoding="utf-8")  # as JSON Lines are
         yield sys.stdout
+        return
+    if Path(name).exists():  # a pipe or a device, as a file was refused
+        with open(name, "w", encoding="utf-8") as out:
+            yield out
         return
     with files.new_file(name) as partial, open(partial, "w", encoding="utf-8") as out:
         yield out

@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import shutil
+import stat
 import subprocess
 import sys
 
@@ -213,6 +214,11 @@ def test_compare_shows_both_models(project):
     [
         ("b.jsonl", "[" * 100_000, 'b.jsonl, line 1: not of the form {"prompt": "..."}'),
         ("b.jsonl", '{"prompt": "Кот"}\n{"text": "Снег"}\n', 'b.jsonl, line 2: not of the form {"prompt": "..."}'),
+        (
+            "b.jsonl",
+            '{"prompt": "Кот"}\n{"prompt": "\\ud800"}\n',
+            "b.jsonl, line 2: half a surrogate pair, which is",
+        ),
         ("c.txt", "\n \n", "c.txt holds no prompt"),
         ("d.txt", None, "d.txt cannot be read: No such file"),
         ("e.txt", "Кот\n".encode("cp1251"), "e.txt, line 1: not UTF-8"),
@@ -224,6 +230,12 @@ def test_bad_prompts_in_a_file_are_named_before_anything_is_written(project, nam
     error = project.fails("python", "generate.py", "--prompts", name, "--output", f"{name}.out")
     assert expected in error.splitlines()[-1]
     assert not project.path(f"{name}.out").exists()
+
+
+def test_a_device_is_written_to(project):
+    """Nothing there is overwritten: a pipe, or the place where all is lost."""
+    project.ok("python", "generate.py", "Кот", "--tokens", "3", "--output", "/dev/null")
+    assert stat.S_ISCHR(os.stat("/dev/null").st_mode)
 
 
 def test_what_is_there_already_is_not_overwritten(project):

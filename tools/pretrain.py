@@ -212,7 +212,7 @@ def _read(state_file: Path) -> dict[str, Any]:
     try:
         return torch.load(state_file)
     except (RuntimeError, EOFError, UnpicklingError):
-        raise cli.UserError(f"{state_file} is damaged: delete it, and training begins anew") from None
+        raise cli.UserError(f"{state_file} holds no state of a training: delete it, and training begins anew") from None
 
 
 def save(model: torch.nn.Module, work: Path, output: Path) -> None:

@@ -28,7 +28,7 @@ from pathlib import Path
 from ruamel.yaml import YAML
 from tabulate import tabulate
 
-from stages.lib.common import cli, params
+from stages.lib.common import cli, params, parents
 from stages.lib.common.translation import Parser, translated
 from tools import differences
 
@@ -219,7 +219,7 @@ def _environment() -> dict[str, str]:
     name the repository of the user in the place of the copy. A stage that fails there has nothing to be brought back.
     """
     left = {name: value for name, value in os.environ.items() if name not in ("DVC_ROOT", "DVC_STAGE", *_OF_GIT)}
-    return left | {cli.IN_A_COPY: "1"}
+    return left | {parents.IN_A_COPY: "1"}
 
 
 def _must(folder: Path, *command: str) -> str:

@@ -18,7 +18,7 @@ GOOD = {
     "settings": {
         "validate": {"near_duplicates": "report", "similarity": 0.8},
         "train": {"epochs": 3, "max_steps": None, "keep": "best"},
-        "evaluate": {"new_tokens": 200},
+        "evaluate": {"new_tokens": 200, "copy_prompts": 20},
     },
     "corpus_language": "ru",
     "base": {"source": "hub"},
@@ -40,7 +40,7 @@ GOOD = {
         "comparison": {"difference": -0.14, "low": -0.16, "high": -0.12, "share_better": 1.0},
         "tuned": {
             "samples": {"copied": 0.0, "ended": 0.5, "broken": 0.0, "repetition": 0.01},
-            "copying": {"training": {"share_copied": 0.05}, "held_out": {"share_copied": 0.0}},
+            "copying": {"training": {"prompts": 20, "share_copied": 0.05}, "held_out": {"share_copied": 0.0}},
         },
     },
 }
@@ -145,6 +145,7 @@ TROUBLES = [
         "Memorised: given the beginning, the model continues 20% of the training documents",
         None,
     ),
+    ({"evaluate__tuned__copying__training__prompts": 0}, "What is learned by heart is not known", None),
     ({"evaluate__tuned__samples__copied": 0.1}, "repeat a training text word for word", None),
     ({"evaluate__tuned__samples__ended": 0.0}, "No sample ended by itself", "dvc exp run -S evaluate.new_tokens=400"),
     ({"evaluate__tuned__samples__broken": 0.1}, "bytes that form no character", None),
@@ -179,7 +180,7 @@ def test_each_trouble_has_its_warning(changes, text, command):
         {"validate__leakage__leaking_share": None},  # no held-out documents
         {"tokenize__train__tokens": 20_000},
         {"evaluate__tuned__copying__training__share_copied": 0.1},
-        {"evaluate__tuned__copying__training__share_copied": None},
+        {"evaluate__tuned__copying__training__prompts": 0, "settings__evaluate__copy_prompts": 0},  # nobody asked
         {"evaluate__tuned__samples__ended": None},  # no samples were asked for
         {"evaluate__tuned__samples__repetition": None},
     ],

@@ -11,7 +11,7 @@ from conftest import HOME, STAGES, hashes, lines_of, many_texts, ran, tiny_proje
 from imports import imported_modules, whole_rooms
 from ruamel.yaml import YAML
 
-from stages.lib.common import files
+from stages.lib.common import files, parents
 
 # What dvc.yaml says
 
@@ -286,6 +286,29 @@ def test_after_a_failed_stage_the_printed_line_brings_the_outputs_back(project):
     for command in line.partition("come back with: ")[2].split(" && "):
         project.ok(*command.split())
     assert hashes(project) == before
+
+
+def test_nothing_is_brought_back_that_is_not_there_or_in_the_place_of_later_results(project, monkeypatch):
+    """The line is for the last commit: with its outputs not here, or others made since, it would delete a model."""
+    monkeypatch.chdir(project.folder)
+    assert parents.last_commit_can_come_back()
+    monkeypatch.setenv(parents.IN_A_COPY, "1")
+    assert not parents.last_commit_can_come_back()
+    monkeypatch.delenv(parents.IN_A_COPY)
+    figures = project.path("logs/evaluate.json")
+    before = figures.read_bytes()
+    figures.unlink()  # as dvc does before a stage runs
+    assert parents.last_commit_can_come_back()
+    figures.write_bytes(before + b" ")
+    assert not parents.last_commit_can_come_back()
+    figures.write_bytes(before)
+    (model,) = [out for out in lock_of(project)["train"]["outs"] if out["path"] == "model/finetuned"]
+    project.path(f".dvc/cache/files/md5/{model['md5'][:2]}/{model['md5'][2:]}").unlink()
+    assert not parents.last_commit_can_come_back()
+
+
+def lock_of(project):
+    return YAML(typ="safe", pure=True).load(project.path("dvc.lock"))["stages"]
 
 
 def test_a_stage_that_fails_by_itself_leaves_the_earlier_outputs(project):

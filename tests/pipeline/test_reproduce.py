@@ -277,6 +277,22 @@ def test_a_pipeline_that_fails_is_not_reproduced(project):
     error = project.fails("python", "-m", "tools.reproduce")
     assert "line 61: not JSON" in error
     assert "error: not reproduced: the pipeline failed in the copy, see above" in error
+    assert "come back with" not in error  # nobody wants them there
+
+
+@pytest.mark.parametrize(("ends_with", "left"), [(KeyboardInterrupt, False), (UserError, True)])
+def test_a_folder_that_was_given_is_empty_after_ctrl_c_and_kept_after_a_failure(tmp_path, ends_with, left):
+    given = tmp_path / "given"
+
+    def work():
+        with reproduce._emptied_if_interrupted(given) as folder:
+            folder.mkdir()
+            (folder / "dvc.yaml").touch()
+            raise ends_with
+
+    with pytest.raises(ends_with):
+        work()
+    assert given.exists() == left
 
 
 def test_a_folder_with_something_in_it_is_left_alone(project, tmp_path):

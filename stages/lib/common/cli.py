@@ -33,7 +33,7 @@ RESTORE = f"The outputs of the last committed run come back with: {_BACK}"
 # What -S changed stays in params.yaml when an experiment fails.
 UNDO = (
     f"params.yaml keeps the settings of this experiment: {command('dvc params diff')} shows them, and "
-    "git checkout params.yaml takes them back"
+    "git checkout params.yaml takes them back, with all else that was changed there since the last commit"
 )
 _AGAIN = "and run the same command again"
 # Errors of the system that mean no mistake of ours: what to call them, and what the user can do.
@@ -56,7 +56,6 @@ _REFUSALS = {
 _REFUSALS[errno.EEXIST] = _REFUSALS[errno.ENOTDIR]  # as Python says where it would make the folder
 _LONGEST_LINE = 2000  # characters of an error
 _exit: Callable[[int], None] = sys.exit
-IN_A_COPY = "PIPELINE_IN_A_COPY"  # in the environment: the outputs here are nobody's, and need not come back
 DATA_STAGES = ("base", "validate", "tokenize")
 
 
@@ -171,8 +170,7 @@ def end_at_once() -> None:
 def _fail(message: str, status: int, advice: str | None = None) -> None:
     lines = [printable(line, _LONGEST_LINE) for line in translated(f"error: {message}").split("\n")]
     print(*lines, sep="\n", file=sys.stderr, flush=True)
-    cached = any(map(os.path.exists, (".dvc/cache/files", ".dvc/config.local")))  # a fresh clone has none
-    if cached and IN_A_COPY not in os.environ and os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES:
+    if os.environ.get("DVC_STAGE", "").rpartition(":")[2] in DATA_STAGES and parents.last_commit_can_come_back():
         print(translated(RESTORE), file=sys.stderr, flush=True)
     if advice:
         print(translated(advice), file=sys.stderr, flush=True)

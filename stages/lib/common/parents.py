@@ -9,6 +9,7 @@ import contextlib
 import os
 import re
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -17,6 +18,7 @@ from types import FrameType
 import psutil
 
 LOOK_EVERY = 0.5  # seconds
+IN_A_COPY = "PIPELINE_IN_A_COPY"  # a variable of the environment
 _OF_THE_ENVIRONMENT = ("dvc", "python", "tensorboard", "hf", "wandb", "trackio", "comet")  # its commands
 _SHELLS = {"sh", "bash", "dash", "zsh", "fish", "ksh"}
 
@@ -103,6 +105,35 @@ def end_with_dvc() -> None:
     if chain := chain_to_dvc():  # where another machine runs the command there is none to be seen
         signal.signal(signal.SIGUSR1, interrupt)
         threading.Thread(target=watch, args=[chain], daemon=True).start()
+
+
+def last_commit_can_come_back() -> bool:
+    """Whether the outputs of the last commit are in DVC's cache, and no later results would go for them.
+
+    Those have other figures in logs, which this very `dvc` did not write. In a copy nobody wants them back.
+    """
+    if IN_A_COPY in os.environ:
+        return False
+    changed = _git("diff", "--name-only", "--relative", "--diff-filter=M", "HEAD", "--", "logs").splitlines()
+    if not all(made_since_dvc_began(Path(path)) for path in changed):
+        return False
+    cache = Path(".dvc/cache/files/md5")
+    if not cache.exists():  # a fresh clone has none, unless its own settings name another place
+        return Path(".dvc/config.local").exists()
+    section, folders = "", []
+    for line in _git("show", "HEAD:./dvc.lock").splitlines():
+        if found := re.match(r"    (\w+):$", line):
+            section = found[1]
+        elif section == "outs" and (found := re.match(r"      md5: (\w+\.dir)$", line)):
+            folders.append(found[1])  # files beside them may be in git
+    return bool(folders) and all((cache / name[:2] / name[2:]).exists() for name in folders)
+
+
+def _git(*command: str) -> str:
+    """What git says; nothing where it is not installed, or has nothing to do with this folder."""
+    with contextlib.suppress(FileNotFoundError):
+        return subprocess.run(["git", *command], capture_output=True, check=False, text=True, errors="replace").stdout
+    return ""
 
 
 def made_since_dvc_began(path: Path) -> bool:

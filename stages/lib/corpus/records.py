@@ -93,8 +93,8 @@ def _load(source: str, line: Line) -> Any:
         raise BadLine(kind, f"not JSON at column {error.colno}: {reason}") from None
     except RecursionError:
         raise BadLine("not JSON", "JSON nested too deep to be read") from None
-    except ValueError as error:  # a number of thousands of digits
-        raise BadLine("not JSON", f"not JSON that can be read: {error}") from None
+    except ValueError:
+        raise BadLine("not JSON", "a number of thousands of digits, which cannot be read: remove it") from None
 
 
 def object_of(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

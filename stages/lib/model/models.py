@@ -27,7 +27,7 @@ TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.tx
 # the likeliest token every time, and go round in circles.
 WRITING = {"do_sample": True, "temperature": 0.8, "top_p": 0.95}
 _WEIGHTS = "model.safetensors"
-_OF_STAGES = (Path("model/base"), Path("model/finetuned"))  # that the stages make
+_OF_STAGES = (("model", "base"), ("model", "finetuned"))  # folders that the stages make
 _FUSED = {"gelu_new": "gelu_pytorch_tanh"}
 
 
@@ -51,7 +51,7 @@ def require(folder: Path) -> None:
     """Raise UserError when the folder holds no model."""
     if (folder / _WEIGHTS).exists():
         return
-    if folder in _OF_STAGES:
+    if folder.parts[-2:] in _OF_STAGES:
         raise UserError(f"{folder} holds no model yet: run {command('dvc repro')}")
     raise UserError(f"{printable(str(folder))} holds no model: there is no {_WEIGHTS}")
 

@@ -13,8 +13,8 @@ FEW_TEST_DOCUMENTS = 20
 FEW_TRAINING_TOKENS = 20_000
 LATER_WORSE = 1.01  # the last validation over the best one, in bits per byte
 STILL_FALLING = 0.995  # the last validation over the one before it
-MANY_LEAKS = 0.01  # share of the held-out documents that hold a run of words of a training document
-MANY_DUPLICATES = 0.1  # share of the lines, or of the documents
+# Shares of the held-out documents that hold a run of words of a training document; of the lines, or of the documents.
+MANY_LEAKS, MANY_DUPLICATES = 0.01, 0.1
 MORE_COPIES = 0.1  # share of copies after the beginnings of training documents, over that after held-out ones
 MUCH_REPETITION = 0.2  # share of the runs of four tokens that stood earlier in the same sample
 
@@ -175,8 +175,7 @@ def _about_the_corpus(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
 
 
 def _about_the_tokens(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
-    tokenize = facts["tokenize"]
-    if not tokenize["vocabulary_fits"]:
+    if not (tokenize := facts["tokenize"])["vocabulary_fits"]:
         yield Finding(
             words(
                 "The base model's vocabulary was made for another language: a token stands for only %(bytes)s bytes of "
@@ -204,8 +203,9 @@ def _about_the_tokens(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
 
 
 def _about_the_texts(facts: dict[str, Any], words: Words) -> Iterator[Finding]:
-    tuned = facts["evaluate"]["tuned"]
-    texts, copying = tuned["samples"], tuned["copying"]
+    texts, copying = (facts["evaluate"]["tuned"][name] for name in ("samples", "copying"))
+    if facts["settings"]["evaluate"]["copy_prompts"] and not copying["training"]["prompts"]:
+        yield Finding(words("What is learned by heart is not known: the documents are too short to be tried."))
     more = (copying["training"]["share_copied"] or 0) - (copying["held_out"]["share_copied"] or 0)
     if more > MORE_COPIES:
         yield Finding(

@@ -92,6 +92,16 @@ def test_the_command_that_writes_it_again_gives_back_the_prompt_and_how(monkeypa
     )
 
 
+def test_a_temperature_without_a_fraction_is_one_as_well(models, training):
+    """As a browser sends it."""
+    how = [Sampling(9, temperature=heat, top_p=share) for heat, share in ((2, 1), (2.0, 1.0))]
+    runs = [writing.Run(models, writing.Wish("Кот", one, 3)).start() for one in how]
+    while not all(run.over for run in runs):
+        time.sleep(0.01)
+    assert runs[0].error is None
+    assert runs[0].texts == runs[1].texts
+
+
 def test_two_runs_at_once_write_what_each_writes_alone(models, training):
     alone = [finished(models, seed=seed).texts for seed in (1, 2)]
     together = [writing.Run(models, wish(seed=seed)).start() for seed in (1, 2)]
@@ -141,6 +151,7 @@ def test_what_goes_wrong_is_one_line(models, training, monkeypatch):
     assert fail(UserError("the model is <no> good")).error == "the model is <no> good"
     assert "out of memory" in fail(RuntimeError("CUDA out of memory.")).error
     assert fail(RuntimeError("some\nbug")).error == "RuntimeError: some\\nbug"
+    assert fail(ValueError("a bug")).error == "ValueError: a bug"
     run = fail(UserError("the model is <no> good"))
     assert '<p class="bad">error: the model is &lt;no&gt; good</p>' in looks.run_html(run)
 
