@@ -7,6 +7,7 @@ again and again meanwhile, in a quarter of the time that a stage takes to start:
 import gc
 import io
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,20 @@ _USUAL = gc.get_threshold()
 _RARE = (100_000, *_USUAL[1:])
 
 gc.set_threshold(*_RARE)
+
+# sys.argv begins with -m while Python looks for the module of `python -m stages.train`, in this package.
+_SPEC = getattr(sys.modules["__main__"], "__spec__", None)
+_STARTED = getattr(_SPEC, "name", os.path.basename((sys.argv or [""])[0]))
+# While one of the project's commands is loaded Ctrl-C ends it without the traceback of whatever was being imported.
+_LOADING = _STARTED in ("-m", "generate.py") or _STARTED.startswith(("tools.", "bench."))
+if _LOADING and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def hear_ctrl_c() -> None:
+    """From now on raise KeyboardInterrupt at Ctrl-C, as Python does, where this module had put that off."""
+    if _LOADING and signal.getsignal(signal.SIGINT) == signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def prepare_streams() -> None:

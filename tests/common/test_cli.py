@@ -1,6 +1,7 @@
 """What the commands print: nothing that others wrote reaches the terminal as more than letters on one line."""
 
 import os
+import signal
 import subprocess
 import sys
 import unicodedata
@@ -104,3 +105,15 @@ assert rare()
 cli.run(main)
 """
     subprocess.run([sys.executable, "-c", script], cwd=HOME, env=environment(), check=True)
+
+
+@pytest.mark.parametrize("module", ["stages.evaluate", "tools.pretrain"])
+def test_ctrl_c_while_libraries_are_loaded_shows_no_traceback(module):
+    """They take seconds, and what is just imported is nothing to the user."""
+    command = [sys.executable, "-X", "importtime", "-m", module, "--help"]
+    loading = subprocess.Popen(command, cwd=HOME, env=environment(), stderr=subprocess.PIPE, text=True)
+    assert any("stages.lib.common.cli" in line for line in loading.stderr)
+    loading.send_signal(signal.SIGINT)
+    left = loading.stderr.read()
+    assert loading.wait() == -signal.SIGINT
+    assert "Traceback" not in left

@@ -41,7 +41,7 @@ SAME = {
         "train",
         "tokenize {}",
         "base.revision is {}",
-        *("--by size", "--mark {}", "--mark={}"),
+        *("--by size", "--mark {}", "--mark={}", "--minutes {}"),
         "python generate.py --prompts prompts.txt --output texts.jsonl",
         "python -m tools.collect SOURCE...",
         *("python -m tools.page", "python -m tools.page --port 8000"),

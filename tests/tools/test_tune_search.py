@@ -154,6 +154,8 @@ def test_trials_are_compared_over_the_seeds_that_both_have_had():
     results += [Result(Job(0, {}, 1.0, 1, 1), 10.0, 2.0), Result(replace(lucky, seed=1), 10.0, 1.9)]
     assert [(pytest.approx(gain), one.job.number) for gain, one in Search(None, results).best()] == [(0.4, 2), (0.3, 1)]
     assert Search(None, results).minutes_to_tell(steady) == math.ceil((70 + 10) / 60) + 1
+    results += [Result(replace(job, seed=seed), 10.0, 1.9) for job in (results[2].job, steady) for seed in (1, 2)]
+    assert Search(None, results).minutes_to_tell(steady) is None
 
 
 def test_the_best_of_many_is_found():

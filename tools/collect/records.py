@@ -32,6 +32,7 @@ _TOGETHER = (
     "{question}\\n{answer}",
 )
 _DECODER = json.JSONDecoder(object_pairs_hook=object_of)
+_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}([ T,].*)?$", re.DOTALL)
 _BLANK = re.compile(r"\s*")
 _CLEARLY = 3  # times as long as any other a column is that needs no name
 
@@ -97,8 +98,18 @@ def _strings(sample: list[Record], field: str) -> list[str]:
     return [value for value in values if isinstance(value, str) and value]
 
 
+def counts(cell: str) -> bool:
+    """Whether a cell is a number, or a date with or without a time."""
+    try:
+        float(cell.replace(",", "."))
+    except ValueError:
+        return bool(_DATE.match(cell))
+    return True
+
+
 def _text_column(sample: list[Record], fields: list[str], name: str) -> str:
-    lengths = {field: fmean(map(len, values)) for field in fields if (values := _strings(sample, field))}
+    texts = {field: values for field in fields if (values := _strings(sample, field)) and not all(map(counts, values))}
+    lengths = {field: fmean(map(len, values)) for field, values in texts.items()}
     usual = [field for field in lengths if field.strip().lower() in TEXT]
     if len(usual) == 1:
         return usual[0]

@@ -64,15 +64,21 @@ def _is_header(row: list[Any], column: str | None = None) -> bool:
         return False
     if len(names) == 1 and re.search(r"[.,!?…]", names[0]):
         return False
-    return all(len(name) <= _NAME and "\n" not in name and not _is_number(name) for name in names)
+    return all(len(name) <= _NAME and "\n" not in name and not records.counts(name) for name in names)
 
 
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell.replace(",", "."))
-    except ValueError:
-        return False
-    return True
+def _stands_over_others(first: list[Any], below: list[list[Any] | Left]) -> bool:
+    """Whether a row has words where all those below have numbers or times: forms have whole questions for names."""
+    for place, name in enumerate(map(_cell, first)):
+        cells = [_cell(row[place]) for row in below if not isinstance(row, Left) and len(row) > place]
+        filled = [*filter(None, cells)]
+        if name and not records.counts(name) and filled and all(map(records.counts, filled)):
+            return True
+    return False
+
+
+def _cell(cell: Any) -> str:
+    return str("" if cell is None else cell).strip()
 
 
 def read_csv(file: File, wishes: Wishes) -> Found:
@@ -204,7 +210,9 @@ def _records(rows: Iterable[list[Any] | Left], column: str | None) -> Iterator[r
         first = next(filled, [])
     if not first:
         return
-    if _is_header(_filled(first), column):
+    sample = list(islice(filled, _LOOKED_AT))
+    filled = chain(sample, filled)
+    if _is_header(_filled(first), column) or _stands_over_others(first, sample):
         names = _different([str(cell or number).strip() for number, cell in enumerate(_filled(first), 1)])
     else:
         names = [str(number) for number in range(1, len(first) + 1)]

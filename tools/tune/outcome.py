@@ -39,10 +39,9 @@ def conclude(search: Search, workplace: Workplace, interruption: Interruption) -
     error = f"standard error {gain.error:.4f}" if gain.error is not None else "with one seed, which shows no spread"
     cli.say(f"  in validation {-gain.gain:+.4f} bits per byte against the settings as they are, {error}")
     if not gain.sure:
-        cli.say(
-            "tune: that may be chance: keep the settings as they are; the same command with --minutes "
-            f"{search.minutes_to_tell(found)} goes on"
-        )
+        minutes = search.minutes_to_tell(found)
+        more = f"--minutes {minutes}" if minutes else "more minutes"
+        cli.say(f"tune: that may be chance: keep the settings as they are; the same command with {more} goes on")
         return
     _show_test(workplace, found.changes, interruption)
     cli.say(f"tune: to take it over: {cli.command(f'dvc exp apply {BEST}')}")

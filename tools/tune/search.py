@@ -96,9 +96,10 @@ class Search:
         """Whether there is anything that was not tried."""
         return self._to_explore() is not None
 
-    def minutes_to_tell(self, job: Job) -> int:
-        """The least `--minutes` that tell, by what runs have taken, whether a trial is better by more than chance."""
-        lacking = self._until_told(job, 2) or self._until_told(job, SEEDS)
+    def minutes_to_tell(self, job: Job) -> int | None:
+        """How many minutes in all would tell whether a trial is better by more than chance; None where no run would."""
+        if not (lacking := self._until_told(job, 2) or self._until_told(job, SEEDS)):
+            return None
         seconds = sum(one.seconds for one in self.results) + sum(map(self.seconds, lacking))
         return math.ceil(seconds / 60) + 1
 

@@ -115,6 +115,7 @@ def run(main: Callable[[], None], ends_with_dvc: bool = True) -> None:
     stages.loaded()
     stages.prepare_streams()
     try:
+        stages.hear_ctrl_c()
         if ends_with_dvc and "DVC_STAGE" in os.environ:
             parents.end_with_dvc()
         main()

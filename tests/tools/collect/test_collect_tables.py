@@ -18,6 +18,8 @@ REVIEWS = [
     ["3", "", "4"],
     ["4", "Обычный чайник, греет быстро и не шумит", "4"],
 ]
+FORM = "Расскажите своими словами и как можно подробнее обо всём что с вами было вчера?"
+ANSWER, LAST = '"Привет мир, как дела"', '"Хорошо, спасибо"'
 TEXTS = [row[1] for row in REVIEWS[1:] if row[1]]
 
 
@@ -114,6 +116,10 @@ def test_paragraphs_that_begin_with_a_tab_are_no_table(collect, tmp_path):
         ("text\nПривет мир, как дела\nХорошо, спасибо\n", ()),
         ("text\rПривет мир, как дела\rХорошо, спасибо\r", ()),
         ("sep=;\rid;text\r1;Привет мир, как дела\r2;Хорошо, спасибо\r", ()),
+        (f"Отметка времени,{FORM}\r\n2024/03/05 3:14:15 PM GMT+3,{ANSWER}\r\n2024/03/06 11:02:00 AM GMT+3,{LAST}", ()),
+        (f"Отметка времени,{FORM}\r\n05.03.2024 15:14:15,{ANSWER}\r\n,{LAST}\r\n06.03.2024,\r\n", ()),
+        # No names: what stands above times is a time.
+        (f"05.03.2024 15:14:15,{ANSWER}\r\n06.03.2024 11:02:00,{LAST}\r\n", ()),
     ],
 )
 def test_the_row_of_names_is_known(collect, tmp_path, content, arguments):
