@@ -210,7 +210,7 @@ def test_perplexity_is_that_of_transformers_window_by_window(inside, tiny_base, 
         (["bad.txt"], "bad.txt is not UTF-8 from byte 2 on"),
         (["short.txt"], "there is nothing to predict"),
         (["good.txt", "--window", "65", "--model", "model/base"], "the model sees from 2 to 64 tokens"),
-        (["good.txt", "--model", "nowhere"], "nowhere holds no model yet"),
+        (["good.txt", "--model", "nowhere"], "nowhere holds no model: there is no"),
     ],
 )
 def test_a_mistake_is_one_clear_line(inside, arguments, expected):
