@@ -110,7 +110,7 @@ def test_the_likeliest_text_is_the_same(runtime, embedded):
 @pytest.mark.slow
 def test_the_command_writes_a_folder_that_says_all_of_itself(runtime, inside):
     output = inside.ok("python", "-m", "tools.export", "onnx")
-    assert output == "build/export/finetuned-onnx, 0.2 MiB\n"
+    assert output == "export: the model is traced, which takes a minute\nbuild/export/finetuned-onnx, 0.2 MiB\n"
     folder = inside.path("build/export/finetuned-onnx")
     assert {path.name for path in folder.iterdir()} == {"model.onnx", *to_onnx.BESIDE}
     assert b"modeling_gpt2.py" not in (folder / "model.onnx").read_bytes()  # a path of this machine
