@@ -32,7 +32,7 @@ _TOGETHER = (
     "{question}\\n{answer}",
 )
 _DECODER = json.JSONDecoder(object_pairs_hook=object_of)
-_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}([ T,].*)?$", re.DOTALL)
+_DATE = re.compile(r"\d{1,4}([./-])\d{1,2}\1\d{1,4}([ T,]+\d{1,2}:\d\d.{0,20})?$")  # and a time, a zone
 _BLANK = re.compile(r"\s*")
 _CLEARLY = 3  # times as long as any other a column is that needs no name
 

@@ -127,6 +127,14 @@ def test_the_row_of_names_is_known(collect, tmp_path, content, arguments):
     assert collect("a.csv", *arguments).texts == ["Привет мир, как дела", "Хорошо, спасибо"]
 
 
+def test_texts_that_begin_with_a_date_are_texts(collect, tmp_path):
+    """A diary: no more of a cell is a date than a date, a time and a zone."""
+    texts = ["05.03.2024 Сегодня мы ездили к бабушке.", "06.03.2024 15:30 Весь день лил дождь, и мы сидели дома."]
+    rows = [[str(day), text] for day, text in enumerate(texts)]
+    write_csv(tmp_path / "a.csv", "utf-8", ",", [["день", "запись"], *rows])
+    assert collect("a.csv").texts == texts
+
+
 def test_a_plain_text_beside_a_table_lacks_no_column(collect, tmp_path):
     (tmp_path / "a").mkdir()
     notes = "Записки\nСегодня был хороший день, и я гулял.\nЗавтра тоже."
